@@ -1,0 +1,222 @@
+//! What a root was filled from, stored with it by the backend.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::digest::Sha256;
+use crate::error::{Error, ErrorKind, Result};
+use crate::text::Escaped;
+
+/// What filled a root, so that it can be rebuilt from its original image.
+///
+/// A record is a claim, not a proof: whoever can write to the volume's properties may have changed it. A rebuild that follows one
+/// therefore always checks the digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ImageRecord {
+    /// Where the image came from.
+    pub origin: Origin,
+    /// The digest of the image as it was read, compressed.
+    pub digest: Option<Sha256>,
+    /// The folder of the image that became the root, if not its top.
+    pub strip: Option<PathBuf>,
+    /// When the root was sealed, to the second.
+    pub time: SystemTime,
+}
+
+/// Where an image came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum Origin {
+    /// No image: the root was made empty.
+    Empty,
+    /// A file, by its absolute path.
+    File(PathBuf),
+    /// A stream, by the name its caller gave it.
+    Stream(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Empty => f.write_str("nothing"),
+            Origin::File(path) => Escaped::from(path.as_path()).fmt(f),
+            Origin::Stream(name) => Escaped(name.as_bytes()).fmt(f),
+        }
+    }
+}
+
+const HEADER: &[u8] = b"reroot 1";
+
+impl ImageRecord {
+    /// A record without a digest, of now.
+    pub fn new(origin: Origin) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        ImageRecord { origin, digest: None, strip: None, time: UNIX_EPOCH + Duration::from_secs(now) }
+    }
+
+    /// Sets [`ImageRecord::digest`].
+    #[must_use]
+    pub fn with_digest(mut self, digest: Sha256) -> Self {
+        self.digest = Some(digest);
+        self
+    }
+
+    /// Sets [`ImageRecord::strip`].
+    #[must_use]
+    pub fn with_strip(mut self, strip: &Path) -> Self {
+        self.strip = Some(strip.to_owned());
+        self
+    }
+
+    /// The record as a few lines of text, for a backend to store: an extended attribute, a dataset property, a tag.
+    ///
+    /// Lines end in a newline and hold printable ASCII only; a line a reader does not know is skipped.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = HEADER.to_vec();
+        let mut line = |key: &str, value: &[u8]| {
+            out.push(b'\n');
+            out.extend_from_slice(key.as_bytes());
+            out.push(b'=');
+            for &byte in value {
+                match byte {
+                    b'%' | 0..=0x20 | 0x7f.. => out.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+                    _ => out.push(byte),
+                }
+            }
+        };
+        match &self.origin {
+            Origin::Empty => line("empty", b""),
+            Origin::File(path) => line("file", path.as_os_str().as_bytes()),
+            Origin::Stream(name) => line("stream", name.as_bytes()),
+        }
+        if let Some(digest) = &self.digest {
+            line("sha256", digest.to_string().as_bytes());
+        }
+        if let Some(strip) = &self.strip {
+            line("strip", strip.as_os_str().as_bytes());
+        }
+        let seconds = self.time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        line("time", seconds.to_string().as_bytes());
+        out.push(b'\n');
+        out
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) made.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] if it is malformed or of a later version.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let invalid = |why: &str| Error::new(ErrorKind::InvalidInput, "read the record of the image", why);
+        let mut lines = bytes.split(|&byte| byte == b'\n');
+        if lines.next() != Some(HEADER) {
+            return Err(invalid("it is not a record this version can read"));
+        }
+        let mut record = ImageRecord { time: UNIX_EPOCH, ..ImageRecord::new(Origin::Empty) };
+        let mut origin = None;
+        for line in lines.filter(|line| !line.is_empty()) {
+            let equals = line.iter().position(|&byte| byte == b'=').ok_or_else(|| invalid("a line has no value"))?;
+            let value = unescape(&line[equals + 1..]).ok_or_else(|| invalid("an escape is malformed"))?;
+            match &line[..equals] {
+                b"empty" => origin = Some(Origin::Empty),
+                b"file" => origin = Some(Origin::File(OsString::from_vec(value).into())),
+                b"stream" => {
+                    let name = String::from_utf8(value).map_err(|_| invalid("the stream's name is not UTF-8"))?;
+                    origin = Some(Origin::Stream(name));
+                }
+                b"sha256" => {
+                    let hex = std::str::from_utf8(&value).map_err(|_| invalid("the digest is not hexadecimal"))?;
+                    record.digest = Some(hex.parse()?);
+                }
+                b"strip" => record.strip = Some(OsString::from_vec(value).into()),
+                b"time" => {
+                    let seconds = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
+                    record.time = seconds
+                        .and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)))
+                        .ok_or_else(|| invalid("the time is not a number of seconds"))?;
+                }
+                _ => {}
+            }
+        }
+        record.origin = origin.ok_or_else(|| invalid("it names no image"))?;
+        Ok(record)
+    }
+}
+
+fn unescape(value: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(value.len());
+    let mut rest = value.iter();
+    while let Some(&byte) = rest.next() {
+        if byte != b'%' {
+            out.push(byte);
+            continue;
+        }
+        let mut digit = || rest.next().and_then(|&byte| (byte as char).to_digit(16));
+        out.push((digit()? << 4 | digit()?) as u8);
+    }
+    Some(out)
+}
+
+#[cfg(feature = "serde")]
+impl serde::Serialize for ImageRecord {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let origin = match &self.origin {
+            Origin::Empty => "empty",
+            Origin::File(_) => "file",
+            Origin::Stream(_) => "stream",
+        };
+        let strip = self.strip.as_deref().map(|strip| Escaped::from(strip).to_string());
+        let time = self.time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut state = serializer.serialize_struct("ImageRecord", 5)?;
+        state.serialize_field("origin", origin)?;
+        state.serialize_field("name", &self.origin.to_string())?;
+        state.serialize_field("sha256", &self.digest)?;
+        state.serialize_field("strip", &strip)?;
+        state.serialize_field("time", &time)?;
+        state.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn same(record: &ImageRecord) {
+        let bytes = record.to_bytes();
+        assert!(bytes.iter().all(|byte| byte.is_ascii_graphic() || b" \n".contains(byte)), "{bytes:?}");
+        assert_eq!(ImageRecord::from_bytes(&bytes).unwrap(), *record);
+    }
+
+    #[test]
+    fn records_survive_the_trip() {
+        let path = PathBuf::from(OsString::from_vec(b"/images/a=b %20\n\xff.tar.zst".to_vec()));
+        let full =
+            ImageRecord::new(Origin::File(path)).with_digest(Sha256::from_bytes([0xab; 32])).with_strip(Path::new("rootfs/a b"));
+        same(&full);
+        same(&ImageRecord::new(Origin::Empty));
+        same(&ImageRecord::new(Origin::Stream("standard input\n".into())));
+    }
+
+    #[test]
+    fn malformed_records_are_errors() {
+        for bad in [
+            "",
+            "reroot 2\nempty=\n",
+            "reroot 1\n",
+            "reroot 1\nfile\n",
+            "reroot 1\nfile=%G0\n",
+            "reroot 1\nempty=\ntime=x\n",
+            "reroot 1\nempty=\ntime=18446744073709551615\n",
+            "reroot 1\nempty=\nsha256=00\n",
+        ] {
+            assert!(ImageRecord::from_bytes(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+        let later = b"reroot 1\nfile=/i\nnew-in-1.1=x\n";
+        assert_eq!(ImageRecord::from_bytes(later).unwrap().origin, Origin::File("/i".into()));
+    }
+}

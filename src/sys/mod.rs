@@ -1,0 +1,15 @@
+//! All unsafe code and all child processes of the library live below here, behind safe functions.
+
+#![allow(unsafe_code)]
+
+#[cfg(feature = "dir")]
+pub(crate) mod attr;
+#[cfg(feature = "dir")]
+pub(crate) mod holders;
+pub(crate) mod lock;
+#[cfg(feature = "dir")]
+pub(crate) mod remove;
+#[cfg(feature = "dir")]
+pub(crate) mod rename;
+#[cfg(any(feature = "dir", feature = "tar", feature = "conformance"))]
+pub(crate) mod xattr;
