@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(get(file, c"user.none").unwrap(), None);
         let user =
             |names: Vec<CString>| -> Vec<_> { names.into_iter().filter(|name| name.to_bytes().starts_with(b"user.")).collect() };
-        assert_eq!(user(list(file).unwrap()), [c"user.empty".into(), c"user.long".into()]);
+        assert_eq!(user(list(file).unwrap()), [c"user.empty", c"user.long"]);
         remove(file, c"user.empty").unwrap();
         remove(file, c"user.empty").unwrap();
         assert_eq!(user(list(file).unwrap()).len(), 1);
