@@ -155,7 +155,8 @@ fn open_image(arguments: &Arguments, volume: &dyn RebuildableVolume) -> Result<I
 
 fn original_image(volume: &dyn RebuildableVolume) -> Result<Image> {
     let record = volume.record()?.ok_or_else(|| {
-        Error::new(ErrorKind::Unsupported, "find the original image", "it is not recorded with the volume").with_remedy("name an image")
+        Error::new(ErrorKind::Unsupported, "find the original image", "it is not recorded with the volume")
+            .with_remedy("name an image")
     });
     Image::from_record(&record.map_err(|error| error.with_context("volume", volume.id()))?)
 }

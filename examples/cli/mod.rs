@@ -30,7 +30,8 @@ pub fn open_volume(spec: &str) -> Result<Box<dyn RebuildableVolume>> {
         Some(("dir", path)) => Ok(Box::new(DirVolume::open(Path::new(path))?)),
         Some((scheme, _)) => {
             let message = format!("there is no backend {scheme:?}");
-            Err(Error::new(ErrorKind::InvalidInput, "open the volume", message).with_remedy("write it like dir:/srv/pool/containers/c1"))
+            Err(Error::new(ErrorKind::InvalidInput, "open the volume", message)
+                .with_remedy("write it like dir:/srv/pool/containers/c1"))
         }
         None => Err(Error::new(ErrorKind::InvalidInput, "open the volume", format!("{spec:?} names no backend"))
             .with_remedy(format!("write dir:{spec}"))),
@@ -114,7 +115,9 @@ impl Progress for Bar {
         match event {
             Event::Phase(phase) => {
                 let template = match phase {
-                    Phase::Fill | Phase::Check => "{spinner} {msg:8} {bar:30} {percent:>3}% {bytes}/{total_bytes} {prefix} {bytes_per_sec}",
+                    Phase::Fill | Phase::Check => {
+                        "{spinner} {msg:8} {bar:30} {percent:>3}% {bytes}/{total_bytes} {prefix} {bytes_per_sec}"
+                    }
                     _ => "{spinner} {msg}",
                 };
                 if let Ok(style) = ProgressStyle::with_template(template) {
