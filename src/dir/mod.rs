@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
 
@@ -29,7 +29,7 @@ use crate::sys::xattr::{self, Target};
 use crate::sys::{attr, holders, remove, rename, walk};
 use crate::text::Escaped;
 use crate::volume::{
-    Capabilities, Commit, Holder, Names, RebuildableVolume, Removal, RootMetadata, Sizing, Slot, Snapshot, SnapshotSupport,
+    Capabilities, Commit, Holder, Names, RebuildableVolume, Removal, RootId, RootMetadata, Sizing, Slot, Snapshot, SnapshotSupport,
     StageSpec, Tidied, Usage, UsageDetail, VolumeId, VolumeLock, Warning,
 };
 
@@ -274,6 +274,13 @@ impl RebuildableVolume for DirVolume {
         })
     }
 
+    fn identity(&self, slot: Slot) -> Result<Option<RootId>> {
+        const OPERATION: &str = "tell one root from another";
+        let Some(root) = self.open_root(slot, OPERATION)? else { return Ok(None) };
+        let stat = fstat(&root).map_err(|error| self.failed(OPERATION, "fstat failed", error))?;
+        Ok(Some(RootId::new(format!("{}:{}", stat.st_dev, stat.st_ino))))
+    }
+
     fn holders(&self) -> Result<Vec<Holder>> {
         holders::find(self.parent.as_fd(), &self.name).map_err(|error| error.with_context("volume", self.id()))
     }
@@ -308,7 +315,7 @@ impl RebuildableVolume for DirVolume {
     fn record(&self) -> Result<Option<ImageRecord>> {
         const OPERATION: &str = "read the record of the image";
         let Some(root) = self.open_root(Slot::Live, OPERATION)? else { return Ok(None) };
-        for name in properties::RECORDS {
+        for name in properties::believable_records() {
             let value = xattr::get(Target::Fd(root.as_fd()), name);
             if let Some(value) = value.map_err(|error| self.failed(OPERATION, "cannot read an extended attribute", error))? {
                 return ImageRecord::from_bytes(&value).map(Some).map_err(|error| error.with_context("volume", self.id()));

@@ -17,6 +17,16 @@ use crate::volume::Warning;
 /// Where the record of the image is kept, the trusted one first: only root can write that.
 pub(super) const RECORDS: [&CStr; 2] = [c"trusted.reroot.image", c"user.reroot.image"];
 
+/// Those of [`RECORDS`] that the caller may believe.
+///
+/// Who has root in the container owns the root directory and can set its user attributes. Whoever could have set the trusted one therefore
+/// reads no other; an ordinary user, or root in a user namespace, has nothing better.
+pub(super) fn believable_records() -> &'static [&'static CStr] {
+    const INITIAL_NAMESPACE: [&str; 3] = ["0", "0", "4294967295"];
+    let initial = std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.split_whitespace().eq(INITIAL_NAMESPACE));
+    if geteuid().is_root() && initial { &RECORDS[..1] } else { &RECORDS }
+}
+
 const ACCESS_ACL: &CStr = c"system.posix_acl_access";
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 

@@ -40,6 +40,7 @@ enum Done {
 
 pub(super) struct Execution<'a> {
     volume: &'a mut dyn RebuildableVolume,
+    #[cfg_attr(not(feature = "tar"), allow(dead_code, reason = "without streams there is nothing to read"))]
     image: &'a mut Image,
     options: &'a Options,
     plan: &'a Plan,

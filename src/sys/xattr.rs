@@ -13,6 +13,7 @@ pub(crate) enum Target<'a> {
     /// An open file or directory (not one opened with `O_PATH`).
     Fd(BorrowedFd<'a>),
     /// The entry `.1` of the directory `.0`, itself even if it is a symbolic link. Needs `/proc`.
+    #[cfg_attr(not(any(feature = "tar", feature = "conformance")), allow(dead_code, reason = "only trees have entries"))]
     At(BorrowedFd<'a>, &'a OsStr),
 }
 
