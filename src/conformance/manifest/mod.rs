@@ -194,13 +194,25 @@ impl Manifest {
         self.nodes.len()
     }
 
+    /// What is known of the root directory.
+    pub fn root(&self) -> &Facts {
+        &self.nodes[0].facts
+    }
+
+    /// The same tree with another root directory: one that was kept while its content was replaced, say.
+    #[must_use]
+    pub fn with_root(mut self, facts: Facts) -> Self {
+        self.nodes[0].facts = facts;
+        self
+    }
+
     /// What differs between this tree, the expected one, and `actual`.
     pub fn diff<'a>(&'a self, actual: &'a Manifest) -> Differences<'a> {
         Differences::between(self, actual)
     }
 
-    /// A manifest to which only a root was added.
-    pub(crate) fn with_root(facts: Facts) -> Self {
+    /// A root directory and nothing in it.
+    pub(crate) fn new(facts: Facts) -> Self {
         Manifest { nodes: vec![Node { name: OsStr::new("").into(), parent: 0, depth: 0, facts }] }
     }
 
@@ -209,10 +221,6 @@ impl Manifest {
         let depth = self.nodes[parent].depth + 1;
         self.nodes.push(Node { name: name.into(), parent, depth, facts });
         self.nodes.len() - 1
-    }
-
-    pub(crate) fn root_mut(&mut self) -> &mut Facts {
-        &mut self.nodes[0].facts
     }
 
     fn path(&self, index: usize) -> PathBuf {

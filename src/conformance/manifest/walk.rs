@@ -67,7 +67,7 @@ fn read(root: OwnedFd, options: &ManifestOptions) -> Result<Manifest> {
     if options.directory_times != DirectoryTimes::Kept {
         facts.mtime = None;
     }
-    let mut walk = Walk { options, manifest: Manifest::with_root(facts), links: HashMap::new(), buffer: vec![0; 64 << 10] };
+    let mut walk = Walk { options, manifest: Manifest::new(facts), links: HashMap::new(), buffer: vec![0; 64 << 10] };
     let mut dir = Dir::from_fd(root).map_err(fail)?;
     let mut levels = vec![Level { position: 0, identity: identity(&stat), names: names(&mut dir).map_err(fail)? }];
     while let Some(level) = levels.last_mut() {
