@@ -9,8 +9,8 @@ use crate::progress::Wait;
 use crate::record::ImageRecord;
 use crate::size::ByteSize;
 use crate::volume::{
-    Capabilities, Holder, Names, RebuildableVolume, RootMetadata, Slot, Snapshot, StageSpec, Tidied, Usage, UsageDetail, VolumeId,
-    VolumeLock, Warning,
+    Capabilities, Holder, Names, RebuildableVolume, RootId, RootMetadata, Slot, Snapshot, StageSpec, Tidied, Usage, UsageDetail,
+    VolumeId, VolumeLock, Warning,
 };
 
 /// A method of [`RebuildableVolume`] that can fail.
@@ -20,6 +20,7 @@ use crate::volume::{
 pub enum Primitive {
     Lock,
     Names,
+    Identity,
     Holders,
     Snapshots,
     Usage,
@@ -40,6 +41,7 @@ impl fmt::Display for Primitive {
         f.write_str(match self {
             Primitive::Lock => "lock",
             Primitive::Names => "names",
+            Primitive::Identity => "identity",
             Primitive::Holders => "holders",
             Primitive::Snapshots => "snapshots",
             Primitive::Usage => "usage",
@@ -273,6 +275,10 @@ impl<V: RebuildableVolume> RebuildableVolume for Faulty<V> {
 
     fn names(&self) -> Result<Names> {
         self.observe(Primitive::Names, String::new(), V::names)
+    }
+
+    fn identity(&self, slot: Slot) -> Result<Option<RootId>> {
+        self.observe(Primitive::Identity, slot.to_string(), |volume| volume.identity(slot))
     }
 
     fn holders(&self) -> Result<Vec<Holder>> {

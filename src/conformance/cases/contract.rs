@@ -44,6 +44,38 @@ pub(super) fn a_volume_that_does_not_exist_is_seen_so(factory: &dyn Factory) -> 
     Ok(Passed)
 }
 
+pub(super) fn identities_follow_their_roots(factory: &dyn Factory) -> Outcome {
+    let bench = Bench::new(factory)?;
+    let mut volume = bench.volume()?;
+    for slot in [Slot::Live, Slot::Staged, Slot::Retired] {
+        ensure!(volume.identity(slot)?.is_none(), "a {slot} that does not exist has an identity");
+    }
+    bench.fill(NAME, &old_tree())?;
+    let lock = volume.lock(&soon())?;
+    let old = volume.identity(Slot::Live)?;
+    ensure!(old.is_some() && old == bench.volume()?.identity(Slot::Live)?, "two handles see {old:?} and another one");
+    stage(&mut *volume, &new_tree())?;
+    let new = volume.identity(Slot::Staged)?;
+    ensure!(new.is_some() && new != old, "the staged root is {new:?}, and the live one {old:?}");
+    match volume.exchange() {
+        Err(error) if error.kind() == ErrorKind::Unsupported => {}
+        result => {
+            result?;
+            let swapped = (volume.identity(Slot::Live)?, volume.identity(Slot::Staged)?);
+            ensure!(swapped == (new.clone(), old.clone()), "after an exchange they are {swapped:?}");
+            volume.exchange()?;
+        }
+    }
+    volume.rename(Slot::Live, Slot::Retired)?;
+    volume.rename(Slot::Staged, Slot::Live)?;
+    let renamed = (volume.identity(Slot::Live)?, volume.identity(Slot::Retired)?);
+    ensure!(renamed == (new, old), "after the renames they are {renamed:?}");
+    volume.discard(Slot::Retired)?;
+    drop(lock);
+    bench.expect_only(&new_tree())?;
+    Ok(Passed)
+}
+
 pub(super) fn looking_changes_nothing(factory: &dyn Factory) -> Outcome {
     let bench = Bench::with_old(factory)?;
     let volume = bench.volume()?;
@@ -68,7 +100,9 @@ pub(super) fn the_lock_excludes(factory: &dyn Factory) -> Outcome {
     };
     let lock = first.lock(&at_once())?;
     refused(&*second)?;
-    std::thread::scope(|scope| scope.spawn(|| refused(&*bench.volume()?)).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))?;
+    std::thread::scope(|scope| {
+        scope.spawn(|| refused(&*bench.volume()?)).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
     let other = bench.pool.volume("c10")?.lock(&at_once())?;
     drop(other);
     let start = Instant::now();
@@ -170,9 +204,8 @@ pub(super) fn renaming_never_replaces(factory: &dyn Factory) -> Outcome {
     bench.expect(NAME, &old_tree().manifest())?;
     volume.rename(Slot::Live, Slot::Retired)?;
     ensure!(volume.names()? == Names { live: false, staged: true, retired: true }, "the names are {}", volume.names()?);
-    refused(volume.rename(Slot::Live, Slot::Retired), ErrorKind::NotFound).or_else(|_| {
-        refused(volume.rename(Slot::Live, Slot::Retired), ErrorKind::AlreadyExists)
-    })?;
+    refused(volume.rename(Slot::Live, Slot::Retired), ErrorKind::NotFound)
+        .or_else(|_| refused(volume.rename(Slot::Live, Slot::Retired), ErrorKind::AlreadyExists))?;
     volume.rename(Slot::Staged, Slot::Live)?;
     bench.expect(NAME, &new_tree().manifest())?;
     let retired = bench.manifest(NAME, Slot::Retired)?;
@@ -202,9 +235,7 @@ pub(super) fn exchanging_is_whole_or_refused(factory: &dyn Factory) -> Outcome {
     drop(lock);
     bench.expect_only(&live)?;
     match (result, volume.capabilities().commit) {
-        (Ok(()), Commit::TwoRenames) => {
-            Err(crate::conformance::Failure::new("it can exchange and says that it renames twice"))
-        }
+        (Ok(()), Commit::TwoRenames) => Err(crate::conformance::Failure::new("it can exchange and says that it renames twice")),
         (Err(error), _) => Ok(NotApplicable(error.message().to_owned())),
         (Ok(()), _) => Ok(Passed),
     }

@@ -1,7 +1,7 @@
 //! An error before and after every primitive of a rebuild.
 
 use crate::conformance::bench::{Bench, Check, LIVE, NAME, NONE, Outcome, ensure, new_tree, old_tree};
-use crate::conformance::fault::{Fault, FaultPoint, Faulty, Primitive, When};
+use crate::conformance::fault::{Fault, Faulty};
 use crate::conformance::manifest::Manifest;
 use crate::conformance::{CaseOutcome::*, Factory, Failure};
 use crate::error::{Error, ErrorKind, Outcome as State, Result};
@@ -58,7 +58,7 @@ fn every_point(factory: &dyn Factory, scenario: Scenario) -> Outcome {
         let calls = volume.calls();
         let check = || -> Check {
             ensure!(volume.fired(), "the run took another way");
-            scenario.check_result(&bench, point, &result)?;
+            scenario.check_result(&bench, &result)?;
             scenario.check_recovery(&bench)?;
             // The next rebuild simply works.
             let rebuild = Rebuild::new(bench.image(&old_tree())?).snapshots(SnapshotPolicy::Purge);
@@ -114,17 +114,13 @@ impl Scenario {
     }
 
     /// What the rebuild said must be so, before anyone recovers.
-    fn check_result(self, bench: &Bench, point: FaultPoint, result: &Result<()>) -> Check {
+    fn check_result(self, bench: &Bench, result: &Result<()>) -> Check {
         let names = bench.volume()?.names()?;
         let Err(error) = result else {
             return bench.expect(NAME, &new_tree().manifest()).map_err(|failure| failure.during("after success"));
         };
         match error.outcome() {
             State::Untouched | State::RolledBack => match self.old() {
-                // An exchange that was carried out and failed leaves the same names as one that was not: nobody can tell.
-                Some(_) if point.primitive == Primitive::Exchange && point.when == When::After => {
-                    self.expect_one_of_two(bench).map(drop)
-                }
                 Some(old) => bench.expect(NAME, &old).map_err(|failure| failure.during(error.outcome())),
                 None => {
                     ensure!(!names.live, "it says that {}, and there is a root", error.outcome());

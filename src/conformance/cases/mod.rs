@@ -21,6 +21,7 @@ pub(super) fn all() -> Vec<Case> {
         contract:
             identity_is_stable
             a_volume_that_does_not_exist_is_seen_so
+            identities_follow_their_roots
             looking_changes_nothing
             the_lock_excludes
             waiting_for_the_lock_heeds_the_token

@@ -83,8 +83,8 @@ pub(super) fn the_image_is_recorded(factory: &dyn Factory) -> Outcome {
 
 /// An ACL in the form the kernel takes: the owner `rwx`, user 1234 `r-x`, the group `r-x`, the mask `r-x`, others nothing.
 const ACL: [u8; 44] = [
-    2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 5, 0, 0xd2, 4, 0, 0, 4, 0, 5, 0, 255, 255, 255, 255, 16, 0, 5, 0, 255, 255, 255, 255,
-    32, 0, 0, 0, 255, 255, 255, 255,
+    2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 5, 0, 0xd2, 4, 0, 0, 4, 0, 5, 0, 255, 255, 255, 255, 16, 0, 5, 0, 255, 255,
+    255, 255, 32, 0, 0, 0, 255, 255, 255, 255,
 ];
 
 /// Whether the file system of the live root keeps an attribute; the first that the caller may not set is no obstacle.
@@ -126,9 +126,7 @@ pub(super) fn properties_are_kept(factory: &dyn Factory) -> Outcome {
     image.root().xattrs = vec![(c"user.image".into(), b"x".to_vec())];
     for strategy in [Strategy::Swap, Strategy::InPlace] {
         Rebuild::new(bench.image(&image)?).strategy(strategy).run(&mut *bench.volume()?)?;
-        bench
-            .expect(NAME, &image.manifest().with_root(kept.clone()))
-            .map_err(|failure| failure.during(format!("{strategy:?}")))?;
+        bench.expect(NAME, &image.manifest().with_root(kept.clone())).map_err(|failure| failure.during(format!("{strategy:?}")))?;
     }
     Rebuild::new(Image::empty()).run(&mut *bench.volume()?)?;
     bench.expect(NAME, &Tree::new().manifest().with_root(kept))?;
@@ -226,7 +224,18 @@ pub(super) fn detaching_leaves_the_old_root_to_recover(factory: &dyn Factory) ->
 pub(super) fn names_of_many_kinds(factory: &dyn Factory) -> Outcome {
     let bench = Bench::new(factory)?;
     let mut accepted = Vec::new();
-    for name in ["with space", "-dash", "--force", "new\nline", "\u{fc}ml\u{e4}ut", "per%cent", "semi;colon", "$HOME", "a'b\"c", "c1.staged"] {
+    for name in [
+        "with space",
+        "-dash",
+        "--force",
+        "new\nline",
+        "\u{fc}ml\u{e4}ut",
+        "per%cent",
+        "semi;colon",
+        "$HOME",
+        "a'b\"c",
+        "c1.staged",
+    ] {
         let refused = |result: Result<()>| match result {
             Err(error) if error.kind() == ErrorKind::InvalidInput => Check::Ok(true),
             Err(error) => Err(error.into()),

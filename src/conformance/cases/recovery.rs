@@ -1,8 +1,6 @@
 //! Recovery from every state that the three names can be in.
 
-use crate::conformance::bench::{
-    Bench, Check, LIVE, NAME, NONE, Outcome, ensure, new_tree, old_tree, soon, stage, stage_partly,
-};
+use crate::conformance::bench::{Bench, Check, LIVE, NAME, NONE, Outcome, ensure, new_tree, old_tree, soon, stage, stage_partly};
 use crate::conformance::fault::{Fault, Faulty};
 use crate::conformance::{CaseOutcome::*, Factory, Failure};
 use crate::error::{ErrorKind, Result};

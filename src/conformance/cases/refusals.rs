@@ -56,7 +56,7 @@ pub(super) fn snapshots_refuse(factory: &dyn Factory) -> Outcome {
         expect_snapshots(&bench, &["daily-1", "daily-2"])?;
     }
     // A plan is refused alike.
-    let plan = Rebuild::new(bench.image(&new_tree())?).plan(&mut *bench.volume()?);
+    let plan = Rebuild::new(bench.image(&new_tree())?).plan(&*bench.volume()?);
     ensure!(plan.is_err_and(|error| error.kind() == ErrorKind::HasSnapshots), "a plan was made despite the snapshots");
     Ok(Passed)
 }
