@@ -1,1 +1,365 @@
-//! holders
+//! Who keeps a directory busy: mounts, processes, loop devices, swap files.
+//!
+//! A process or a mount may see the directory under another path, in a mount namespace of its own. So the directory is first located within
+//! its file system (device and path), and every namespace's mount table tells under which paths that place shows there.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::fstatat;
+
+use super::call::FileId;
+use super::mounts::{self, Mount, below, join, unescape};
+use crate::error::{Error, Result};
+use crate::text::Escaped;
+use crate::volume::Holder;
+
+const OPERATION: &str = "find out who uses the volume";
+/// More are counted, not named.
+const MAX_NAMED: usize = 100;
+/// A process with more open files than this is looked at no further.
+const MAX_FILES: usize = 1 << 16;
+const MAX_MAPS: u64 = 8 << 20;
+
+/// Who keeps the directory `name` of `parent` busy. Mounts come first, then processes, devices and swap files.
+///
+/// What the caller may not see is left out, and processes that end meanwhile are no error. A directory that does not exist has no holders.
+pub(crate) fn find(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<Holder>> {
+    let failed = |error: io::Error| Error::io(OPERATION, "cannot read /proc", error).with_remedy("mount /proc");
+    let stat = match fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::ENOENT) => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(OPERATION, "cannot look at the live root", error)),
+    };
+    let own = mounts::own().map_err(failed)?;
+    let folder = mounts::path_of(parent).map_err(failed)?;
+    let path = join(&folder, name.as_bytes());
+    let place = Place::of(parent, &folder, name.as_bytes(), &own).map_err(failed)?;
+
+    let mut found = Found::default();
+    let mut seen = place.mounts_on(&own);
+    seen.extend(own.iter().filter(|mount| below(&mount.point, &path).is_some()).map(|mount| mount.point.clone()));
+    found.add_mounts(seen, None);
+
+    let mut views = place.views(&own);
+    views.insert(path);
+    let mut namespaces = HashMap::new();
+    if let Some(id) = namespace("thread-self") {
+        namespaces.insert(id, views.clone());
+    }
+    let mut processes = Vec::new();
+    for pid in process_ids().map_err(failed)? {
+        let process = pid.to_string();
+        // A process whose namespace is hidden from us hides its links too.
+        let Some(id) = namespace(&process) else { continue };
+        let views = match namespaces.entry(id) {
+            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::hash_map::Entry::Vacant(new) => {
+                // It ended, perhaps: another process of the namespace may show the table.
+                let Ok(table) = mounts::read(&format!("/proc/{process}/mountinfo")) else { continue };
+                found.add_mounts(place.mounts_on(&table), Some(pid));
+                new.insert(place.views(&table))
+            }
+        };
+        if let Some(how) = how_it_holds(&process, FileId::from(&stat), views) {
+            processes.push(Holder::Process { pid, command: command(&process), how });
+        }
+    }
+    processes.into_iter().for_each(|process| found.add(process));
+    add_devices(&mut found, &views);
+    add_swap_files(&mut found, &views);
+    Ok(found.finish())
+}
+
+/// Where the directory lies, whatever paths lead there.
+struct Place {
+    device: Vec<u8>,
+    path: Vec<u8>,
+}
+
+impl Place {
+    fn of(parent: BorrowedFd<'_>, folder: &[u8], name: &[u8], own: &[Mount]) -> io::Result<Self> {
+        let id = mounts::of_descriptor(parent)?;
+        let mount = own.iter().find(|mount| mount.id == id);
+        let located = mount.and_then(|mount| Some((mount, below(folder, &mount.point)?)));
+        let (mount, rest) = located.ok_or_else(|| io::Error::other("the mount that holds the volume is not in the mount table"))?;
+        Ok(Place { device: mount.device.clone(), path: join(&join(&mount.root, rest), name) })
+    }
+
+    /// The paths under which the directory, or a part of it, shows in a namespace.
+    fn views(&self, table: &[Mount]) -> BTreeSet<Vec<u8>> {
+        let here = table.iter().filter(|mount| mount.device == self.device);
+        here.filter_map(|mount| match below(&self.path, &mount.root) {
+            Some(rest) => Some(join(&mount.point, rest)),
+            None => below(&mount.root, &self.path).map(|_| mount.point.clone()),
+        })
+        .collect()
+    }
+
+    /// Where in a namespace the directory or a part of it is mounted, or something is mounted on or in it.
+    fn mounts_on(&self, table: &[Mount]) -> BTreeSet<Vec<u8>> {
+        let by_id: HashMap<u64, &Mount> = table.iter().map(|mount| (mount.id, mount)).collect();
+        let mut found = BTreeSet::new();
+        for base in table.iter().filter(|mount| mount.device == self.device) {
+            if below(&base.root, &self.path).is_some() {
+                found.insert(base.point.clone());
+            }
+            let Some(rest) = below(&self.path, &base.root) else { continue };
+            let view = join(&base.point, rest);
+            // Only what hangs on this very mount: another may hide it under the same path.
+            let on_base = |mount: &&Mount| {
+                let mut at = *mount;
+                let mut steps = 0;
+                while at.id != base.id && below(&at.point, &view).is_some() && steps <= table.len() {
+                    let Some(up) = by_id.get(&at.parent) else { return false };
+                    at = up;
+                    steps += 1;
+                }
+                at.id == base.id && mount.id != base.id
+            };
+            found.extend(table.iter().filter(on_base).map(|mount| mount.point.clone()));
+        }
+        found
+    }
+}
+
+/// The holders so far.
+#[derive(Default)]
+struct Found {
+    named: Vec<Holder>,
+    more: usize,
+}
+
+impl Found {
+    fn add(&mut self, holder: Holder) {
+        if self.named.len() < MAX_NAMED {
+            self.named.push(holder);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn add_mounts(&mut self, points: BTreeSet<Vec<u8>>, namespace_of: Option<u32>) {
+        for point in points {
+            self.add(Holder::Mount { path: Escaped(&point).to_string(), namespace_of });
+        }
+    }
+
+    fn finish(mut self) -> Vec<Holder> {
+        if self.more > 0 {
+            self.named.push(Holder::Other(format!("{} more", self.more)));
+        }
+        self.named
+    }
+}
+
+/// The mount namespace of a process, by a name that is the same for all of its processes.
+fn namespace(process: &str) -> Option<(u64, u64)> {
+    let namespace = fs::metadata(format!("/proc/{process}/ns/mnt")).ok()?;
+    Some((namespace.dev(), namespace.ino()))
+}
+
+fn process_ids() -> io::Result<BTreeSet<u32>> {
+    let entries = fs::read_dir("/proc")?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+}
+
+fn command(process: &str) -> String {
+    let name = fs::read(format!("/proc/{process}/comm")).unwrap_or_default();
+    Escaped(name.strip_suffix(b"\n").unwrap_or(&name)).to_string()
+}
+
+/// The most telling way in which a process holds the directory.
+fn how_it_holds(process: &str, top: FileId, views: &BTreeSet<Vec<u8>>) -> Option<String> {
+    let inside = |path: &[u8]| views.iter().find_map(|view| Some(below(path, view)?.to_owned()));
+    let link = |link: &str| Some(fs::read_link(format!("/proc/{process}/{link}")).ok()?.into_os_string().into_vec());
+    let said = |what: &str, rest: &[u8]| {
+        if rest.is_empty() { what.to_owned() } else { format!("{what} {}", Escaped(rest)) }
+    };
+    for (name, what) in [("root", "root directory"), ("cwd", "working directory")] {
+        if let Some(rest) = inside(&link(name)?) {
+            return Some(said(what, &rest));
+        }
+        // Under a path that no mount table explains, after a chroot in another namespace for instance.
+        let directory = fs::metadata(format!("/proc/{process}/{name}")).ok();
+        if directory.is_some_and(|directory| (FileId { dev: directory.dev(), ino: directory.ino() }) == top) {
+            return Some(what.to_owned());
+        }
+    }
+    if let Some(rest) = link("exe").and_then(|path| inside(&path)) {
+        return Some(said("executable", &rest));
+    }
+    let files = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten().take(MAX_FILES);
+    let mut open = files.filter_map(|file| Some(fs::read_link(file.path()).ok()?.into_os_string().into_vec()));
+    if let Some(rest) = open.find_map(|path| inside(&path)) {
+        return Some(said("open file", &rest));
+    }
+    mapped_file(process, inside).map(|rest| said("mapped file", &rest))
+}
+
+fn mapped_file(process: &str, inside: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+    let maps = fs::File::open(format!("/proc/{process}/maps")).ok()?;
+    let mut lines = BufReader::new(maps.take(MAX_MAPS)).split(b'\n');
+    lines.find_map(|line| {
+        let line = line.ok()?;
+        // Paths are the only field that holds a slash.
+        let start = line.iter().position(|&byte| byte == b'/')?;
+        inside(&unescape(line.get(start..)?))
+    })
+}
+
+fn add_devices(found: &mut Found, views: &BTreeSet<Vec<u8>>) {
+    let mut devices: Vec<_> = fs::read_dir("/sys/block").into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+    devices.sort();
+    for device in devices.iter().filter(|device| device.as_bytes().starts_with(b"loop")) {
+        let path = std::path::Path::new("/sys/block").join(device).join("loop/backing_file");
+        let Ok(file) = fs::read(path) else { continue };
+        let file = file.strip_suffix(b"\n").unwrap_or(&file);
+        if views.iter().any(|view| below(file, view).is_some()) {
+            let device = format!("/dev/{}", Escaped::from(device.as_os_str()));
+            found.add(Holder::Device { device, file: Escaped(file).to_string() });
+        }
+    }
+}
+
+fn add_swap_files(found: &mut Found, views: &BTreeSet<Vec<u8>>) {
+    let swaps = fs::read("/proc/swaps").unwrap_or_default();
+    for file in swaps.split(|&byte| byte == b'\n').filter_map(|line| line.split(|&byte| byte == b' ' || byte == b'\t').next()) {
+        let file = unescape(file);
+        if views.iter().any(|view| below(&file, view).is_some()) {
+            found.add(Holder::Other(format!("swap file {}", Escaped(&file))));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+    use std::path::Path;
+    use std::process::{Child, Command, Stdio};
+
+    fn mount(id: u64, parent: u64, device: &str, root: &str, point: &str) -> Mount {
+        let [device, root, point] = [device, root, point].map(|field| field.as_bytes().to_vec());
+        Mount { id, parent, device, root, point }
+    }
+
+    fn points(set: BTreeSet<Vec<u8>>) -> Vec<String> {
+        set.into_iter().map(|point| String::from_utf8(point).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_namespace_shows_the_directory_where_its_mounts_say() {
+        let place = Place { device: b"8:1".to_vec(), path: b"/pool/c1".to_vec() };
+        let host = [
+            mount(1, 0, "8:0", "/", "/"),
+            mount(2, 1, "8:1", "/", "/srv"),
+            mount(3, 1, "8:1", "/pool/c10", "/mnt/other"),
+            mount(4, 2, "8:1", "/pool/c1/etc", "/srv/etc-of-c1"),
+            mount(5, 2, "0:9", "/", "/srv/pool/c1/tmp"),
+            mount(6, 2, "0:9", "/", "/srv/pool/c10/tmp"),
+        ];
+        assert_eq!(points(place.views(&host)), ["/srv/etc-of-c1", "/srv/pool/c1"]);
+        assert_eq!(points(place.mounts_on(&host)), ["/srv/etc-of-c1", "/srv/pool/c1/tmp"]);
+        // A container whose root is the directory, with a /proc of its own.
+        let container = [mount(1, 0, "8:1", "/pool/c1", "/"), mount(2, 1, "0:4", "/", "/proc")];
+        assert_eq!(points(place.views(&container)), ["/"]);
+        assert_eq!(points(place.mounts_on(&container)), ["/", "/proc"]);
+        // The same paths on another file system are another directory, and so is what hides it.
+        let stranger = [mount(1, 0, "8:2", "/", "/"), mount(2, 1, "8:2", "/pool/c1", "/srv/pool/c1")];
+        assert!(place.views(&stranger).is_empty() && place.mounts_on(&stranger).is_empty());
+        let hidden = [mount(1, 0, "8:1", "/", "/"), mount(2, 1, "0:9", "/", "/pool"), mount(3, 2, "0:8", "/", "/pool/c1")];
+        assert!(place.mounts_on(&hidden).is_empty());
+    }
+
+    /// A child that is ended and reaped whatever the test does.
+    struct Reaped(Child);
+
+    impl Drop for Reaped {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn holders(pool: &Path) -> Vec<Holder> {
+        find(File::open(pool).unwrap().as_fd(), OsStr::new("c1")).unwrap()
+    }
+
+    fn pool() -> tempfile::TempDir {
+        let pool = tempfile::tempdir().unwrap();
+        for dir in ["c1/sub", "c10"] {
+            fs::create_dir_all(pool.path().join(dir)).unwrap();
+        }
+        pool
+    }
+
+    fn sleeper(command: &mut Command) -> Reaped {
+        Reaped(command.arg("60").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
+    }
+
+    fn how(pool: &Path, child: &Reaped) -> Option<String> {
+        holders(pool).into_iter().find_map(|holder| match holder {
+            Holder::Process { pid, how, .. } if pid == child.0.id() => Some(how),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn processes_are_named_with_how_they_hold() {
+        let pool = pool();
+        let pool = pool.path();
+        assert_eq!(holders(pool), []);
+        let neighbour = sleeper(Command::new("sleep").current_dir(pool.join("c10")));
+        assert_eq!(how(pool, &neighbour), None);
+        let top = sleeper(Command::new("sleep").current_dir(pool.join("c1")));
+        assert_eq!(how(pool, &top).unwrap(), "working directory");
+        let sub = sleeper(Command::new("sleep").current_dir(pool.join("c1/sub")));
+        assert_eq!(how(pool, &sub).unwrap(), "working directory sub");
+        fs::copy("/bin/sleep", pool.join("c1/own\nsleep")).unwrap();
+        let exe = sleeper(&mut Command::new(pool.join("c1/own\nsleep")));
+        assert_eq!(how(pool, &exe).unwrap(), "executable own\\nsleep");
+        let command = holders(pool).iter().find_map(|holder| match holder {
+            Holder::Process { pid, command, .. } if *pid == exe.0.id() => Some(command.clone()),
+            _ => None,
+        });
+        assert_eq!(command.unwrap(), "own\\nsleep");
+        assert_eq!(holders(pool).len(), 3);
+    }
+
+    #[test]
+    fn the_callers_own_files_count_and_the_librarys_do_not() {
+        let pool = pool();
+        let pool = pool.path();
+        let path = pool.join("c1/sub/file");
+        let file = File::create(&path).unwrap();
+        let me = std::process::id();
+        let expected = |how: &str| Holder::Process { pid: me, command: command("self"), how: how.to_owned() };
+        assert_eq!(holders(pool), [expected("open file sub/file")]);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(holders(pool), [expected("open file sub/file (deleted)")]);
+        drop(file);
+        assert_eq!(holders(pool), []);
+        // A mapping outlives the descriptor.
+        fs::write(&path, "mapped").unwrap();
+        let file = File::open(&path).unwrap();
+        let (read, private) = (libc::PROT_READ, libc::MAP_PRIVATE);
+        // SAFETY: a new mapping that nothing reads, at an address the kernel chooses.
+        let map = unsafe { libc::mmap(std::ptr::null_mut(), 4096, read, private, std::os::fd::AsRawFd::as_raw_fd(&file), 0) };
+        assert_ne!(map, libc::MAP_FAILED);
+        drop(file);
+        assert_eq!(holders(pool), [expected("mapped file sub/file")]);
+        // SAFETY: the mapping made above, which nothing refers to.
+        assert_eq!(unsafe { libc::munmap(map, 4096) }, 0);
+        assert_eq!(holders(pool), []);
+        assert_eq!(find(File::open(pool).unwrap().as_fd(), OsStr::new("none")).unwrap(), []);
+    }
+}

@@ -1,1 +1,275 @@
-//! lock
+//! A lock that the kernel releases when its holder dies.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::call::{FileId, retry};
+use crate::error::{Error, ErrorKind, Result};
+use crate::progress::Wait;
+use crate::text::Escaped;
+
+/// What is added to a name to get that of its lock file.
+pub(crate) const SUFFIX: &str = ".reroot-lock";
+
+const OPERATION: &str = "lock the volume";
+const FIRST_STEP: Duration = Duration::from_millis(1);
+const LAST_STEP: Duration = Duration::from_millis(50);
+
+/// An exclusive lock on a name in a directory, for backends whose store has none of its own.
+///
+/// It is a file `NAME.reroot-lock` under `flock`: it excludes other processes and other threads, the kernel releases it when the holder
+/// dies, and a file that a killed process leaves behind is taken over by the next. Dropping the lock removes the file.
+#[derive(Debug)]
+pub struct FileLock {
+    dir: OwnedFd,
+    name: OsString,
+    file: Flock<File>,
+}
+
+impl FileLock {
+    /// Takes the lock of `name` in the directory `dir`, waiting as long as `wait` says. `name` itself need not exist.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Locked`] when the wait ended first, with the process id of the holder if it can be read.
+    /// - [`ErrorKind::Cancelled`] when its token was set.
+    /// - [`ErrorKind::InvalidInput`] if `name` is not a single name or is too long.
+    /// - [`ErrorKind::AlreadyExists`] if something that is no regular file has the name of the lock file.
+    pub fn acquire(dir: BorrowedFd<'_>, name: &OsStr, wait: &Wait) -> Result<FileLock> {
+        let mut lock_name = name.to_owned();
+        lock_name.push(SUFFIX);
+        if name.is_empty() || lock_name.len() > 255 || name.as_bytes().iter().any(|byte| b"/\0".contains(byte)) {
+            return Err(Error::new(ErrorKind::InvalidInput, OPERATION, "the name is empty, too long, or no single name")
+                .with_context("name", Escaped::from(name)));
+        }
+        let context = |error: Error| error.with_context("file", Escaped::from(lock_name.as_os_str()));
+        let dir = dir.try_clone_to_owned().map_err(|error| Error::io(OPERATION, "cannot keep its directory open", error))?;
+        let mut step = FIRST_STEP;
+        loop {
+            let mut file = open_lock_file(dir.as_fd(), &lock_name).map_err(context)?;
+            let file = loop {
+                match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                    Ok(file) => break file,
+                    Err((again, Errno::EINTR)) => file = again,
+                    Err((held, Errno::EWOULDBLOCK)) => {
+                        if !wait.pause(OPERATION, step)? {
+                            return Err(context(held_error(held)));
+                        }
+                        step = (step * 2).min(LAST_STEP);
+                        file = held;
+                    }
+                    Err((_, error)) => return Err(context(Error::io(OPERATION, "flock failed", error))),
+                }
+            };
+            // The holder before us removed the file while it held it: then this lock is on a file that no one else will find.
+            if shows(dir.as_fd(), &lock_name, &file) {
+                let mut lock = FileLock { dir, name: lock_name.clone(), file };
+                lock.write_pid();
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// For the message of whoever waits. The lock is good without it, on a full disk for instance.
+    fn write_pid(&mut self) {
+        let file: &mut File = &mut self.file;
+        let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+    }
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // While it is held, so that it is certain to be ours. If it cannot be removed it stays and is used again.
+        if shows(self.dir.as_fd(), &self.name, &self.file) {
+            let _ = unlinkat(&self.dir, self.name.as_os_str(), UnlinkatFlags::NoRemoveDir);
+        }
+    }
+}
+
+fn open_lock_file(dir: BorrowedFd<'_>, name: &OsStr) -> Result<File> {
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let foreign = || {
+        Error::new(ErrorKind::AlreadyExists, OPERATION, "what has the lock file's name is not a regular file")
+            .with_remedy("move it away: names that end in .reroot-lock are reserved")
+    };
+    let file = match retry(|| openat(dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)) {
+        Ok(file) => file,
+        Err(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO) => return Err(foreign()),
+        Err(error) => return Err(Error::io(OPERATION, "cannot make the lock file", error)),
+    };
+    let stat = fstat(&file).map_err(|error| Error::io(OPERATION, "cannot look at the lock file", error))?;
+    if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
+        return Err(foreign());
+    }
+    Ok(File::from(file))
+}
+
+/// Whether `name` still is this file.
+fn shows(dir: BorrowedFd<'_>, name: &OsStr, file: &File) -> bool {
+    let there = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+    matches!((fstat(file), there), (Ok(ours), Ok(there)) if FileId::from(&ours) == FileId::from(&there))
+}
+
+fn held_error(mut file: File) -> Error {
+    let mut text = String::new();
+    let _ = file.rewind();
+    let _ = (&mut file).take(32).read_to_string(&mut text);
+    let error = match text.trim().parse::<u32>() {
+        Ok(pid) => Error::new(ErrorKind::Locked, OPERATION, format!("process {pid} is rebuilding or recovering it"))
+            .with_context("holder", pid),
+        Err(_) => Error::new(ErrorKind::Locked, OPERATION, "another process is rebuilding or recovering it"),
+    };
+    error.with_remedy("wait for it to end, or try again with a longer wait for the lock")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::CancelToken;
+    use std::process::{Child, Command, Stdio};
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Instant;
+
+    const CHILD: &str = "REROOT_TEST_LOCK_DIR";
+
+    fn wait(millis: u64) -> Wait {
+        Wait::new(Duration::from_millis(millis), CancelToken::new())
+    }
+
+    fn acquire(dir: &File, limit: u64) -> Result<FileLock> {
+        FileLock::acquire(dir.as_fd(), OsStr::new("c1"), &wait(limit))
+    }
+
+    #[test]
+    fn one_holder_at_a_time_and_nothing_left_behind() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = File::open(temp.path()).unwrap();
+        let first = acquire(&dir, 0).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&temp.path().join("c1.reroot-lock").metadata().unwrap().permissions());
+        assert_eq!(mode & 0o7777, 0o600);
+        let error = acquire(&dir, 0).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Locked);
+        assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+        let cancelled = CancelToken::new();
+        cancelled.cancel();
+        let cancelled = Wait::new(Duration::from_secs(9), cancelled);
+        let error = FileLock::acquire(dir.as_fd(), OsStr::new("c1"), &cancelled).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        // Another name is another lock.
+        drop(FileLock::acquire(dir.as_fd(), OsStr::new("c2"), &wait(0)).unwrap());
+        drop(first);
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
+        drop(acquire(&dir, 0).unwrap());
+    }
+
+    #[test]
+    fn what_is_no_lock_file_is_refused_and_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = File::open(temp.path()).unwrap();
+        let path = temp.path().join("c1.reroot-lock");
+        std::os::unix::fs::symlink("elsewhere", &path).unwrap();
+        assert_eq!(acquire(&dir, 0).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert!(!temp.path().join("elsewhere").exists());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(acquire(&dir, 0).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert!(path.exists());
+        for bad in ["", "a/b", &"x".repeat(244)] {
+            let error = FileLock::acquire(dir.as_fd(), OsStr::new(bad), &wait(0)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        }
+    }
+
+    /// Adds to a counter that only the lock protects; a lost update would show.
+    fn add(dir: &File, path: &std::path::Path, times: u32) {
+        for _ in 0..times {
+            let lock = acquire(dir, 30_000).unwrap();
+            let value: u32 = std::fs::read_to_string(path).unwrap().parse().unwrap();
+            std::thread::yield_now();
+            std::fs::write(path, (value + 1).to_string()).unwrap();
+            drop(lock);
+        }
+    }
+
+    #[test]
+    fn threads_exclude_each_other() {
+        let temp = tempfile::tempdir().unwrap();
+        let counter = temp.path().join("counter");
+        std::fs::write(&counter, "0").unwrap();
+        let inside = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let dir = File::open(temp.path()).unwrap();
+                    for _ in 0..25 {
+                        let lock = acquire(&dir, 30_000).unwrap();
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        std::thread::yield_now();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(lock);
+                    }
+                    add(&dir, &counter, 25);
+                });
+            }
+        });
+        assert_eq!(std::fs::read_to_string(&counter).unwrap(), "100");
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
+    }
+
+    fn child(dir: &std::path::Path, role: &str) -> Child {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "sys::lock::tests::processes_exclude_each_other_and_the_dead_hold_nothing", "--nocapture"])
+            .env(CHILD, dir)
+            .env("REROOT_TEST_LOCK_ROLE", role)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    #[test]
+    fn processes_exclude_each_other_and_the_dead_hold_nothing() {
+        if let Some(path) = std::env::var_os(CHILD) {
+            let path = std::path::PathBuf::from(path);
+            let dir = File::open(&path).unwrap();
+            if std::env::var("REROOT_TEST_LOCK_ROLE").unwrap() == "hold" {
+                let _lock = acquire(&dir, 0).unwrap();
+                std::fs::write(path.join("held"), "").unwrap();
+                std::thread::sleep(Duration::from_secs(60));
+            }
+            return add(&dir, &path.join("counter"), 100);
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let counter = temp.path().join("counter");
+        std::fs::write(&counter, "0").unwrap();
+        let mut children = [child(temp.path(), "add"), child(temp.path(), "add")];
+        for child in &mut children {
+            assert!(child.wait().unwrap().success());
+        }
+        assert_eq!(std::fs::read_to_string(&counter).unwrap(), "200");
+        assert!(!temp.path().join("c1.reroot-lock").exists());
+
+        let mut holder = child(temp.path(), "hold");
+        let began = Instant::now();
+        while !temp.path().join("held").exists() {
+            assert!(began.elapsed() < Duration::from_secs(30));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let dir = File::open(temp.path()).unwrap();
+        let error = acquire(&dir, 20).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Locked);
+        assert!(error.to_string().contains(&format!("process {}", holder.id())), "{error}");
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert!(temp.path().join("c1.reroot-lock").exists());
+        drop(acquire(&dir, 0).unwrap());
+        assert!(!temp.path().join("c1.reroot-lock").exists());
+    }
+}

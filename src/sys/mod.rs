@@ -4,12 +4,17 @@
 
 #[cfg(feature = "dir")]
 pub(crate) mod attr;
+pub(crate) mod call;
 #[cfg(feature = "dir")]
 pub(crate) mod holders;
 pub(crate) mod lock;
 #[cfg(feature = "dir")]
+pub(crate) mod mounts;
+#[cfg(feature = "dir")]
 pub(crate) mod remove;
 #[cfg(feature = "dir")]
 pub(crate) mod rename;
+#[cfg(feature = "dir")]
+pub(crate) mod walk;
 #[cfg(any(feature = "dir", feature = "tar", feature = "conformance"))]
 pub(crate) mod xattr;
