@@ -1,0 +1,189 @@
+//! An error before and after every primitive of a rebuild.
+
+use crate::conformance::bench::{Bench, Check, LIVE, NAME, NONE, Outcome, ensure, new_tree, old_tree};
+use crate::conformance::fault::{Fault, Faulty};
+use crate::conformance::manifest::Manifest;
+use crate::conformance::{CaseOutcome::*, Factory, Failure};
+use crate::error::{Error, ErrorKind, Outcome as State, Result};
+use crate::rebuild::{Rebuild, RecoverAction, SnapshotPolicy, Strategy};
+use crate::volume::{Names, RebuildableVolume, Removal, Slot};
+
+/// A rebuild to make fail: from [`old_tree`], or from nothing, to [`new_tree`].
+#[derive(Clone, Copy)]
+struct Scenario {
+    before: Before,
+    strategy: Strategy,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Before {
+    /// The old root.
+    Root,
+    /// The old root and a snapshot of it.
+    RootWithSnapshot,
+    /// No volume.
+    Nothing,
+}
+
+pub(super) fn errors_in_a_swap(factory: &dyn Factory) -> Outcome {
+    every_point(factory, Scenario { before: Before::Root, strategy: Strategy::Swap })
+}
+
+pub(super) fn errors_in_a_swap_with_purge(factory: &dyn Factory) -> Outcome {
+    every_point(factory, Scenario { before: Before::RootWithSnapshot, strategy: Strategy::Swap })
+}
+
+pub(super) fn errors_in_a_first_rebuild(factory: &dyn Factory) -> Outcome {
+    every_point(factory, Scenario { before: Before::Nothing, strategy: Strategy::Swap })
+}
+
+pub(super) fn errors_in_place(factory: &dyn Factory) -> Outcome {
+    every_point(factory, Scenario { before: Before::Root, strategy: Strategy::InPlace })
+}
+
+fn every_point(factory: &dyn Factory, scenario: Scenario) -> Outcome {
+    let bench = Bench::new(factory)?;
+    scenario.prepare(&bench)?;
+    if scenario.before == Before::RootWithSnapshot && bench.volume()?.snapshots()?.is_empty() {
+        return Ok(NotApplicable("there are no snapshots".into()));
+    }
+    let mut volume = Faulty::new(bench.volume()?);
+    scenario.run(&bench, &mut volume)?;
+    let calls = volume.calls();
+    bench.expect_only(&new_tree())?;
+    for point in calls.iter().flat_map(|call| call.points()) {
+        scenario.prepare(&bench)?;
+        let mut volume = Faulty::new(bench.volume()?).with_fault(point, Fault::Error(ErrorKind::Io));
+        let result = scenario.run(&bench, &mut volume);
+        let calls = volume.calls();
+        let check = || -> Check {
+            ensure!(volume.fired(), "the run took another way");
+            scenario.check_result(&bench, &result)?;
+            scenario.check_recovery(&bench)?;
+            // The next rebuild simply works.
+            let rebuild = Rebuild::new(bench.image(&old_tree())?).snapshots(SnapshotPolicy::Purge);
+            rebuild.run(&mut *bench.volume()?).map_err(|error| Failure::from(error).during("the next rebuild"))?;
+            bench.expect_only(&old_tree()).map_err(|failure| failure.during("after the next rebuild"))
+        };
+        check().map_err(|failure| {
+            let calls: Vec<_> = calls.iter().map(ToString::to_string).collect();
+            let result = match &result {
+                Ok(_) => "the rebuild succeeded".to_owned(),
+                Err(error) => format!("the rebuild said: {}", error.report()),
+            };
+            failure.during(format!("an error {point}; {result}\n  calls: {}\n  ", calls.join(", ")))
+        })?;
+    }
+    Ok(Passed)
+}
+
+impl Scenario {
+    fn prepare(self, bench: &Bench) -> Check {
+        let mut volume = bench.volume()?;
+        match self.before {
+            Before::Root | Before::RootWithSnapshot => {
+                Rebuild::new(bench.image(&old_tree())?).snapshots(SnapshotPolicy::Purge).run(&mut *volume)?;
+                if self.before == Before::RootWithSnapshot {
+                    match bench.pool.snapshot(NAME, "snap0") {
+                        Err(error) if error.kind() == ErrorKind::Unsupported => {}
+                        result => result?,
+                    }
+                }
+                bench.expect_only(&old_tree())
+            }
+            Before::Nothing => {
+                if volume.names()?.live {
+                    let _lock = volume.lock(&crate::conformance::bench::soon())?;
+                    volume.rename(Slot::Live, Slot::Retired)?;
+                    volume.discard(Slot::Retired)?;
+                }
+                bench.expect_names(NONE)
+            }
+        }
+    }
+
+    fn run(self, bench: &Bench, volume: &mut dyn RebuildableVolume) -> Result<()> {
+        let rebuild = Rebuild::new(bench.image(&new_tree())?).strategy(self.strategy);
+        let policy = if self.before == Before::RootWithSnapshot { SnapshotPolicy::Purge } else { SnapshotPolicy::Refuse };
+        rebuild.snapshots(policy).run(volume).map(drop)
+    }
+
+    /// The manifest of what stood before; `None` for no volume.
+    fn old(self) -> Option<Manifest> {
+        (self.before != Before::Nothing).then(|| old_tree().manifest())
+    }
+
+    /// What the rebuild said must be so, before anyone recovers.
+    fn check_result(self, bench: &Bench, result: &Result<()>) -> Check {
+        let names = bench.volume()?.names()?;
+        let Err(error) = result else {
+            return bench.expect(NAME, &new_tree().manifest()).map_err(|failure| failure.during("after success"));
+        };
+        match error.outcome() {
+            State::Untouched | State::RolledBack => match self.old() {
+                Some(old) => bench.expect(NAME, &old).map_err(|failure| failure.during(error.outcome())),
+                None => {
+                    ensure!(!names.live, "it says that {}, and there is a root", error.outcome());
+                    Ok(())
+                }
+            },
+            State::Interrupted => {
+                ensure!(!names.live, "it says that the root is not under its name, and one is");
+                ensure!(names.staged || names.retired, "it says that a root is left, and none is");
+                Ok(())
+            }
+            State::NoRoot => {
+                ensure!(self.strategy == Strategy::InPlace, "a swap says that no root remains");
+                ensure!(!names.live, "it says that no root remains, and there is one");
+                Ok(())
+            }
+        }
+    }
+
+    /// Recovers, and demands the old or the new root, whole and alone, or that there is none where there may be none.
+    fn check_recovery(self, bench: &Bench) -> Check {
+        let found = bench.volume()?.names()?;
+        let recovery = bench.recover().map_err(|error: Error| Failure::from(error).during("recover"))?;
+        ensure!(recovery.found == found, "recover found {}, and there was {found}", recovery.found);
+        if recovery.actions.contains(&RecoverAction::NoRoot) {
+            self.check_no_root(bench, found)?;
+        } else {
+            let names = bench.volume()?.names()?;
+            if names.live || self.before != Before::Nothing {
+                self.expect_one_of_two(bench)?;
+                bench.expect_names(LIVE)?;
+            } else {
+                bench.expect_names(NONE)?;
+            }
+        }
+        let again = bench.recover()?;
+        let idle = again.actions.iter().all(|action| *action == RecoverAction::NoRoot);
+        ensure!(idle, "a second recover did {:?}", again.actions);
+        Ok(())
+    }
+
+    fn check_no_root(self, bench: &Bench, found: Names) -> Check {
+        let first = self.strategy == Strategy::InPlace || self.before == Before::Nothing;
+        ensure!(first, "no root remains after a swap ({found})");
+        let atomic = bench.volume()?.capabilities().removal == Removal::Atomic;
+        let allowed = !found.live && (found.staged != found.retired) && !(found.retired && atomic);
+        ensure!(allowed, "recover says that no root remains, and there was {found}");
+        Ok(())
+    }
+
+    fn expect_one_of_two(self, bench: &Bench) -> Check {
+        let live = bench.manifest(NAME, Slot::Live)?;
+        if live == new_tree().manifest() {
+            return Ok(());
+        }
+        match self.old() {
+            Some(old) if old == live => Ok(()),
+            Some(old) => Err(Failure::new(format!(
+                "the live root is neither the old one:\n{}\nnor the new one:\n{}",
+                old.diff(&live),
+                new_tree().manifest().diff(&live)
+            ))),
+            None => Err(Failure::new(format!("the live root is not the new one:\n{}", new_tree().manifest().diff(&live)))),
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Recovery from every state that the three names can be in.
+
+use crate::conformance::bench::{Bench, Check, LIVE, NAME, NONE, Outcome, ensure, new_tree, old_tree, soon, stage, stage_partly};
+use crate::conformance::fault::{Fault, Faulty};
+use crate::conformance::{CaseOutcome::*, Factory, Failure};
+use crate::error::{ErrorKind, Result};
+use crate::rebuild::RecoverAction::{self, *};
+use crate::rebuild::recover;
+use crate::volume::{Names, RebuildableVolume, Removal, Slot};
+
+/// A state of the table, as an interrupted rebuild from [`old_tree`] to [`new_tree`] leaves it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Interrupted {
+    NotAtAll,
+    WhileFilling,
+    AfterExchange,
+    BetweenRenames,
+    AfterCommit,
+    AfterCommitAndAnotherStage,
+    InPlaceRemoving,
+    InPlaceFilling,
+    BeforeAnything,
+}
+
+const ALL: [Interrupted; 9] = [
+    Interrupted::NotAtAll,
+    Interrupted::WhileFilling,
+    Interrupted::AfterExchange,
+    Interrupted::BetweenRenames,
+    Interrupted::AfterCommit,
+    Interrupted::AfterCommitAndAnotherStage,
+    Interrupted::InPlaceRemoving,
+    Interrupted::InPlaceFilling,
+    Interrupted::BeforeAnything,
+];
+
+/// What has to stand after a recovery.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum After {
+    Old,
+    New,
+    NoRoot,
+    Nothing,
+}
+
+impl Interrupted {
+    /// Brings the volume, whatever it holds, into this state. Returns the names.
+    fn make(self, bench: &Bench) -> Check<Names> {
+        let mut volume = bench.volume()?;
+        bench.fill(NAME, &old_tree())?;
+        let _lock = volume.lock(&soon())?;
+        let volume = &mut *volume;
+        let commit = |volume: &mut dyn RebuildableVolume| -> Result<()> {
+            stage(volume, &new_tree())?;
+            volume.rename(Slot::Live, Slot::Retired)?;
+            volume.rename(Slot::Staged, Slot::Live)
+        };
+        match self {
+            Interrupted::NotAtAll => {}
+            Interrupted::WhileFilling => stage_partly(volume)?,
+            Interrupted::AfterExchange => {
+                stage(volume, &new_tree())?;
+                match volume.exchange() {
+                    Err(error) if error.kind() == ErrorKind::Unsupported => {
+                        volume.rename(Slot::Live, Slot::Retired)?;
+                        volume.rename(Slot::Staged, Slot::Live)?;
+                        volume.rename(Slot::Retired, Slot::Staged)?;
+                    }
+                    result => result?,
+                }
+            }
+            Interrupted::BetweenRenames => {
+                stage(volume, &new_tree())?;
+                volume.rename(Slot::Live, Slot::Retired)?;
+            }
+            Interrupted::AfterCommit => commit(volume)?,
+            Interrupted::AfterCommitAndAnotherStage => {
+                commit(volume)?;
+                stage_partly(volume)?;
+            }
+            Interrupted::InPlaceRemoving => volume.rename(Slot::Live, Slot::Retired)?,
+            Interrupted::InPlaceFilling => {
+                volume.rename(Slot::Live, Slot::Retired)?;
+                volume.discard(Slot::Retired)?;
+                stage_partly(volume)?;
+            }
+            Interrupted::BeforeAnything => {
+                volume.rename(Slot::Live, Slot::Retired)?;
+                volume.discard(Slot::Retired)?;
+            }
+        }
+        Ok(volume.names()?)
+    }
+
+    fn expected(self, removal: Removal) -> (After, Vec<RecoverAction>) {
+        match self {
+            Interrupted::NotAtAll => (After::Old, vec![]),
+            Interrupted::WhileFilling => (After::Old, vec![DiscardStaged]),
+            Interrupted::AfterExchange => (After::New, vec![DiscardStaged]),
+            Interrupted::BetweenRenames => (After::New, vec![RollForward, DisposeRetired]),
+            Interrupted::AfterCommit => (After::New, vec![DisposeRetired]),
+            Interrupted::AfterCommitAndAnotherStage => (After::New, vec![DiscardStaged, DisposeRetired]),
+            Interrupted::InPlaceRemoving => match removal {
+                Removal::Atomic => (After::Old, vec![RollBack]),
+                Removal::Gradual => (After::NoRoot, vec![NoRoot]),
+            },
+            Interrupted::InPlaceFilling => (After::NoRoot, vec![NoRoot]),
+            Interrupted::BeforeAnything => (After::Nothing, vec![]),
+        }
+    }
+
+    /// Demands what has to stand after a recovery of a volume that showed these names.
+    fn check(self, bench: &Bench, made: Names) -> Check {
+        let (after, _) = self.expected(bench.volume()?.capabilities().removal);
+        match after {
+            After::Old => bench.expect_only(&old_tree()),
+            After::New => bench.expect_only(&new_tree()),
+            // Not touched: a part of a root is of use to no one but to whoever wants to look.
+            After::NoRoot => bench.expect_names(made),
+            After::Nothing => bench.expect_names(NONE),
+        }
+    }
+}
+
+/// Does something to a volume in each of the states.
+fn in_every_state(factory: &dyn Factory, mut case: impl FnMut(&Bench, Interrupted) -> Check) -> Outcome {
+    let bench = Bench::new(factory)?;
+    for state in ALL {
+        case(&bench, state).map_err(|failure| failure.during(format!("interrupted {state:?}")))?;
+    }
+    Ok(Passed)
+}
+
+pub(super) fn every_state_recovers(factory: &dyn Factory) -> Outcome {
+    in_every_state(factory, |bench, state| {
+        let made = state.make(bench)?;
+        let (after, actions) = state.expected(bench.volume()?.capabilities().removal);
+        let recovery = bench.recover()?;
+        ensure!(recovery.found == made, "recover found {}, and there was {made}", recovery.found);
+        ensure!(recovery.actions == actions, "recover did {:?}, not {actions:?}", recovery.actions);
+        ensure!(recovery.is_without_root() == (after == After::NoRoot), "recover is wrong about there being a root");
+        state.check(bench, made)?;
+        let again = bench.recover()?;
+        let idle = again.actions.iter().all(|action| *action == NoRoot);
+        ensure!(idle, "a second recover did {:?}", again.actions);
+        state.check(bench, made)?;
+        Ok(())
+    })
+}
+
+pub(super) fn every_state_rebuilds(factory: &dyn Factory) -> Outcome {
+    in_every_state(factory, |bench, state| {
+        let mut tree = new_tree();
+        tree.file("third", "third");
+        state.make(bench)?;
+        bench.fill(NAME, &tree)?;
+        bench.expect_only(&tree)
+    })
+}
+
+pub(super) fn errors_in_a_recovery(factory: &dyn Factory) -> Outcome {
+    in_every_state(factory, |bench, state| {
+        state.make(bench)?;
+        let mut volume = Faulty::new(bench.volume()?);
+        recover(&mut volume, &soon())?;
+        let calls = volume.calls();
+        for point in calls.iter().flat_map(|call| call.points()) {
+            let made = state.make(bench)?;
+            let mut volume = Faulty::new(bench.volume()?).with_fault(point, Fault::Error(ErrorKind::Io));
+            let result = recover(&mut volume, &soon());
+            let check = || -> Check {
+                ensure!(volume.fired(), "the run took another way");
+                ensure!(result.is_err(), "it was not reported");
+                bench.recover()?;
+                state.check(bench, made)
+            };
+            check().map_err(|failure| failure.during(format!("an error {point}")))?;
+        }
+        Ok(())
+    })
+}
+
+pub(super) fn two_recoveries_at_once(factory: &dyn Factory) -> Outcome {
+    in_every_state(factory, |bench, state| {
+        let made = state.make(bench)?;
+        let (mut first, mut second) = (bench.volume()?, bench.volume()?);
+        let (left, right) = std::thread::scope(|scope| {
+            let other = scope.spawn(|| recover(&mut *second, &soon()));
+            let left = recover(&mut *first, &soon());
+            (left, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        let (left, right) = (left?, right?);
+        let idle = |actions: &[RecoverAction]| actions.iter().all(|action| *action == NoRoot);
+        ensure!(idle(&left.actions) || idle(&right.actions), "both did something: {left:?}, {right:?}");
+        state.check(bench, made)?;
+        let names = bench.volume()?.names()?;
+        ensure!(names == LIVE || names == NONE || names == made, "the names are {names}");
+        Ok::<(), Failure>(())
+    })
+}

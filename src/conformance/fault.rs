@@ -1,0 +1,336 @@
+//! [`Faulty`]: a volume whose primitives fail where they are told to.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::os::fd::OwnedFd;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::progress::Wait;
+use crate::record::ImageRecord;
+use crate::size::ByteSize;
+use crate::volume::{
+    Capabilities, Holder, Names, RebuildableVolume, RootId, RootMetadata, Slot, Snapshot, StageSpec, Tidied, Usage, UsageDetail,
+    VolumeId, VolumeLock, Warning,
+};
+
+/// A method of [`RebuildableVolume`] that can fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each is named after its method")]
+pub enum Primitive {
+    Lock,
+    Names,
+    Identity,
+    Holders,
+    Snapshots,
+    Usage,
+    Record,
+    Capture,
+    Stage,
+    Grow,
+    Seal,
+    Rename,
+    Exchange,
+    Purge,
+    Discard,
+    Tidy,
+}
+
+impl fmt::Display for Primitive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Primitive::Lock => "lock",
+            Primitive::Names => "names",
+            Primitive::Identity => "identity",
+            Primitive::Holders => "holders",
+            Primitive::Snapshots => "snapshots",
+            Primitive::Usage => "usage",
+            Primitive::Record => "record",
+            Primitive::Capture => "capture",
+            Primitive::Stage => "stage",
+            Primitive::Grow => "grow",
+            Primitive::Seal => "seal",
+            Primitive::Rename => "rename",
+            Primitive::Exchange => "exchange",
+            Primitive::Purge => "purge",
+            Primitive::Discard => "discard",
+            Primitive::Tidy => "tidy",
+        })
+    }
+}
+
+/// On which side of a primitive something happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum When {
+    /// Nothing was done yet.
+    Before,
+    /// All was done, and the caller does not know.
+    After,
+}
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            When::Before => "before",
+            When::After => "after",
+        })
+    }
+}
+
+/// A moment of a run: before or after the n-th call of a primitive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct FaultPoint {
+    /// The primitive.
+    pub primitive: Primitive,
+    /// Which of its calls, from 1.
+    pub occurrence: u32,
+    /// Before it or after it.
+    pub when: When,
+}
+
+impl FaultPoint {
+    /// Before or after the `occurrence`-th call, counted from 1, of `primitive`.
+    pub fn new(primitive: Primitive, occurrence: u32, when: When) -> Self {
+        FaultPoint { primitive, occurrence, when }
+    }
+}
+
+impl fmt::Display for FaultPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} #{}", self.when, self.primitive, self.occurrence)
+    }
+}
+
+/// What happens at a [`FaultPoint`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The primitive returns an error of this kind. After it: although it was carried out.
+    Error(ErrorKind),
+    /// The whole process is killed with `SIGKILL`.
+    Kill,
+}
+
+/// A call of a primitive that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Call {
+    /// The primitive.
+    pub primitive: Primitive,
+    /// Which of its calls, from 1.
+    pub occurrence: u32,
+    /// Its arguments in a few words; may be empty.
+    pub arguments: String,
+    /// Whether it returned `Ok`, as its caller saw it.
+    pub succeeded: bool,
+}
+
+impl Call {
+    /// The two moments at which this call can be made to fail.
+    pub fn points(&self) -> [FaultPoint; 2] {
+        [When::Before, When::After].map(|when| FaultPoint::new(self.primitive, self.occurrence, when))
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} #{}", self.primitive, self.occurrence)?;
+        if !self.arguments.is_empty() {
+            write!(f, " ({})", self.arguments)?;
+        }
+        f.write_str(if self.succeeded { "" } else { " failed" })
+    }
+}
+
+/// A volume that hands every call on to another one, writes it down, and fails where it is told to.
+///
+/// A first run without a fault tells through [`calls`](Self::calls) all the points at which a second one can fail:
+///
+/// ```
+/// # use reroot::{Result, RebuildableVolume};
+/// # use reroot::conformance::fault::{Fault, Faulty};
+/// # fn job(volume: &mut dyn RebuildableVolume) -> Result<()> { volume.capture() }
+/// # fn every_failure(open: impl Fn() -> Result<Box<dyn RebuildableVolume>>) -> Result<()> {
+/// let mut volume = Faulty::new(open()?);
+/// job(&mut volume)?;
+/// for point in volume.calls().iter().flat_map(|call| call.points()) {
+///     let mut volume = Faulty::new(open()?).with_fault(point, Fault::Error(reroot::ErrorKind::Io));
+///     let result = job(&mut volume);
+///     assert!(volume.fired());
+///     // Whatever `result` says, the volume must be whole now.
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Faulty<V> {
+    inner: V,
+    fault: Option<(FaultPoint, Fault)>,
+    log: RefCell<Log>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    calls: Vec<Call>,
+    fired: bool,
+}
+
+impl<V: RebuildableVolume> Faulty<V> {
+    /// `inner` with its calls written down.
+    pub fn new(inner: V) -> Self {
+        Faulty { inner, fault: None, log: RefCell::default() }
+    }
+
+    /// Makes `fault` happen at `point`, once.
+    #[must_use]
+    pub fn with_fault(mut self, point: FaultPoint, fault: Fault) -> Self {
+        self.fault = Some((point, fault));
+        self
+    }
+
+    /// The calls so far, in their order.
+    pub fn calls(&self) -> Vec<Call> {
+        self.log.borrow().calls.clone()
+    }
+
+    /// Whether the fault has happened.
+    pub fn fired(&self) -> bool {
+        self.log.borrow().fired
+    }
+
+    /// The volume, without faults.
+    pub fn into_inner(self) -> V {
+        self.inner
+    }
+
+    /// Writes a call down; returns its place in the log.
+    fn begin(&self, primitive: Primitive, arguments: String) -> Result<usize> {
+        let (index, occurrence) = {
+            let calls = &mut self.log.borrow_mut().calls;
+            let occurrence = calls.iter().filter(|call| call.primitive == primitive).count() as u32 + 1;
+            calls.push(Call { primitive, occurrence, arguments, succeeded: false });
+            (calls.len() - 1, occurrence)
+        };
+        self.fail_at(FaultPoint::new(primitive, occurrence, When::Before))?;
+        Ok(index)
+    }
+
+    fn end<T>(&self, index: usize, result: Result<T>) -> Result<T> {
+        let value = result?;
+        let point = self.log.borrow().calls.get(index).map(|call| FaultPoint::new(call.primitive, call.occurrence, When::After));
+        if let Some(point) = point {
+            self.fail_at(point)?;
+        }
+        if let Some(call) = self.log.borrow_mut().calls.get_mut(index) {
+            call.succeeded = true;
+        }
+        Ok(value)
+    }
+
+    fn fail_at(&self, point: FaultPoint) -> Result<()> {
+        match self.fault {
+            Some((at, fault)) if at == point => {
+                self.log.borrow_mut().fired = true;
+                match fault {
+                    Fault::Error(kind) => Err(Error::new(kind, "carry on", format!("made to fail {point}"))),
+                    Fault::Kill => kill(),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn observe<T>(&self, primitive: Primitive, arguments: String, call: impl FnOnce(&V) -> Result<T>) -> Result<T> {
+        let index = self.begin(primitive, arguments)?;
+        self.end(index, call(&self.inner))
+    }
+
+    fn change<T>(&mut self, primitive: Primitive, arguments: String, call: impl FnOnce(&mut V) -> Result<T>) -> Result<T> {
+        let index = self.begin(primitive, arguments)?;
+        let result = call(&mut self.inner);
+        self.end(index, result)
+    }
+}
+
+/// Ends this process as `kill -9` does.
+fn kill() -> ! {
+    let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGKILL);
+    // The signal is delivered before the call returns; should it not be, this ends the process without unwinding too.
+    std::process::abort()
+}
+
+impl<V: RebuildableVolume> RebuildableVolume for Faulty<V> {
+    fn id(&self) -> VolumeId {
+        self.inner.id()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn lock(&self, wait: &Wait) -> Result<VolumeLock> {
+        self.observe(Primitive::Lock, String::new(), |volume| volume.lock(wait))
+    }
+
+    fn names(&self) -> Result<Names> {
+        self.observe(Primitive::Names, String::new(), V::names)
+    }
+
+    fn identity(&self, slot: Slot) -> Result<Option<RootId>> {
+        self.observe(Primitive::Identity, slot.to_string(), |volume| volume.identity(slot))
+    }
+
+    fn holders(&self) -> Result<Vec<Holder>> {
+        self.observe(Primitive::Holders, String::new(), V::holders)
+    }
+
+    fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        self.observe(Primitive::Snapshots, String::new(), V::snapshots)
+    }
+
+    fn usage(&self, detail: UsageDetail) -> Result<Usage> {
+        self.observe(Primitive::Usage, format!("{detail:?}"), |volume| volume.usage(detail))
+    }
+
+    fn record(&self) -> Result<Option<ImageRecord>> {
+        self.observe(Primitive::Record, String::new(), V::record)
+    }
+
+    fn capture(&mut self) -> Result<()> {
+        self.change(Primitive::Capture, String::new(), V::capture)
+    }
+
+    fn stage(&mut self, spec: &StageSpec) -> Result<OwnedFd> {
+        self.change(Primitive::Stage, String::new(), |volume| volume.stage(spec))
+    }
+
+    fn grow(&mut self, to: ByteSize) -> Result<ByteSize> {
+        self.change(Primitive::Grow, format!("to {to}"), |volume| volume.grow(to))
+    }
+
+    fn seal(&mut self, record: &ImageRecord, root: RootMetadata) -> Result<Vec<Warning>> {
+        self.change(Primitive::Seal, format!("{root:?}"), |volume| volume.seal(record, root))
+    }
+
+    fn rename(&mut self, from: Slot, to: Slot) -> Result<()> {
+        self.change(Primitive::Rename, format!("{from} to {to}"), |volume| volume.rename(from, to))
+    }
+
+    fn exchange(&mut self) -> Result<()> {
+        self.change(Primitive::Exchange, String::new(), V::exchange)
+    }
+
+    fn purge(&mut self, snapshots: &[Snapshot]) -> Result<()> {
+        let count = format!("{} snapshots", snapshots.len());
+        self.change(Primitive::Purge, count, |volume| volume.purge(snapshots))
+    }
+
+    fn discard(&mut self, slot: Slot) -> Result<()> {
+        self.change(Primitive::Discard, slot.to_string(), |volume| volume.discard(slot))
+    }
+
+    fn tidy(&mut self) -> Result<Tidied> {
+        self.change(Primitive::Tidy, String::new(), V::tidy)
+    }
+}
