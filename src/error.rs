@@ -124,7 +124,8 @@ pub enum Outcome {
     /// Nothing was changed.
     #[default]
     Untouched,
-    /// A staged root was begun and is gone again, or is left for `recover` to discard; the old root is live and whole.
+    /// A new root was begun and is gone again, or is left for `recover` to discard. The volume is as it was: its old root is live
+    /// and whole, or it does not exist, as before.
     RolledBack,
     /// A complete root exists but not under the volume's name; `recover` puts it there.
     Interrupted,
@@ -136,7 +137,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Outcome::Untouched => "nothing was changed",
-            Outcome::RolledBack => "the old root is in place and whole",
+            Outcome::RolledBack => "the volume is as it was before",
             Outcome::Interrupted => "the root is whole but not under its name: run recover",
             Outcome::NoRoot => "no root remains: rebuild the volume again",
         })
@@ -370,7 +371,7 @@ mod tests {
         assert_eq!(
             sample().report().to_string(),
             "cannot unpack: cannot write (volume dir:/srv/c1, entry usr/lib): No space left on device (os error 28)\n  \
-             state:  the old root is in place and whole\n  remedy: free some space"
+             state:  the volume is as it was before\n  remedy: free some space"
         );
     }
 

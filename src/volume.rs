@@ -23,7 +23,7 @@ use crate::text::Escaped;
 /// # What every method may rely on
 /// - Between [`lock`](Self::lock) and the drop of what it returned, no other rebuild or recovery of the volume runs. Methods that change
 ///   anything are called only then. [`id`](Self::id), [`capabilities`](Self::capabilities), [`names`](Self::names),
-///   [`holders`](Self::holders), [`snapshots`](Self::snapshots), [`usage`](Self::usage) and [`record`](Self::record) may be called at
+///   [`identity`](Self::identity), [`holders`](Self::holders), [`snapshots`](Self::snapshots), [`usage`](Self::usage) and [`record`](Self::record) may be called at
 ///   any time and change nothing.
 /// - A method that returns an error has changed nothing that a later [`names`](Self::names) and [`discard`](Self::discard) could not
 ///   see and undo.
@@ -32,7 +32,8 @@ use crate::text::Escaped;
 /// # Order of calls
 /// A swap: `lock`, `names`, `capture`, `stage`, *(the caller fills the directory)*, `seal`, then `exchange`, or `rename(Live, Retired)`
 /// and `rename(Staged, Live)`, then `purge` and `discard` of the old root. In place: `lock`, `names`, `capture`,
-/// `rename(Live, Retired)`, `purge`, `discard(Retired)`, `stage`, *fill*, `seal`, `rename(Staged, Live)`.
+/// `rename(Live, Retired)`, `purge` if snapshots are [`SnapshotSupport::Dependent`], `discard(Retired)`, `stage`, *fill*, `seal`,
+/// `rename(Staged, Live)`, and `purge` if they are [`SnapshotSupport::Independent`], so that they outlive a rebuild that fails.
 pub trait RebuildableVolume: fmt::Debug + Send {
     /// The volume's identity.
     ///
@@ -59,6 +60,13 @@ pub trait RebuildableVolume: fmt::Debug + Send {
     /// - Tells "no" from "could not ask": anything but a clear answer is an error.
     /// - Something that is not a root (a file, a symbolic link) under one of the names is an error naming it, and stays.
     fn names(&self) -> Result<Names>;
+
+    /// Which root bears this name; `None` if none does.
+    ///
+    /// - Stays with the root through [`rename`](Self::rename) and [`exchange`](Self::exchange), and no two roots of the volume share one: an
+    ///   inode, a dataset's GUID, a logical volume's UUID. It is how the caller of an exchange that returned an error finds out whether
+    ///   it took place.
+    fn identity(&self, slot: Slot) -> Result<Option<RootId>>;
 
     /// Who keeps the live root busy: mounts on or under it, processes in it, devices backed by it.
     ///
@@ -136,7 +144,7 @@ pub trait RebuildableVolume: fmt::Debug + Send {
 
     /// Destroys these snapshots of the old root, and only these.
     ///
-    /// - Called after the commit, with what [`snapshots`](Self::snapshots) returned before it. One that is gone already is no error.
+    /// - Called when the old root is not live any more, with what [`snapshots`](Self::snapshots) returned while it was. One that is gone already is no error.
     /// - What an interrupted purge leaves, [`tidy`](Self::tidy) or [`discard`](Self::discard) removes.
     fn purge(&mut self, snapshots: &[Snapshot]) -> Result<()>;
 
@@ -162,6 +170,7 @@ macro_rules! forward_volume {
             fn capabilities(&self) -> Capabilities { (**self).capabilities() }
             fn lock(&self, wait: &Wait) -> Result<VolumeLock> { (**self).lock(wait) }
             fn names(&self) -> Result<Names> { (**self).names() }
+            fn identity(&self, slot: Slot) -> Result<Option<RootId>> { (**self).identity(slot) }
             fn holders(&self) -> Result<Vec<Holder>> { (**self).holders() }
             fn snapshots(&self) -> Result<Vec<Snapshot>> { (**self).snapshots() }
             fn usage(&self, detail: UsageDetail) -> Result<Usage> { (**self).usage(detail) }
@@ -238,6 +247,23 @@ impl fmt::Display for Slot {
             Slot::Staged => "staged root",
             Slot::Retired => "retired root",
         })
+    }
+}
+
+/// Tells one root of a volume from another, whatever name it bears.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RootId(String);
+
+impl RootId {
+    /// The root that its backend calls so.
+    pub fn new(id: impl Into<String>) -> Self {
+        RootId(id.into())
+    }
+}
+
+impl fmt::Display for RootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

@@ -1,1 +1,411 @@
-//! image
+//! What fills a root: nothing, or a tar stream from a file, a pipe or a reader.
+//!
+//! An [`Image`] is opened, and its format told by its first bytes, before a volume is touched. It is read once, by
+//! [`Rebuild::run`](crate::Rebuild::run) (in place: twice), and digested in the same pass.
+
+#[cfg(feature = "tar")]
+mod format;
+#[cfg(feature = "tar")]
+mod source;
+#[cfg(feature = "tar")]
+mod stream;
+
+#[cfg(feature = "tar")]
+pub use self::format::Format;
+#[cfg(feature = "tar")]
+pub(crate) use self::{source::Position, stream::Stream};
+
+use std::path::{Path, PathBuf};
+#[cfg(feature = "tar")]
+use std::{fs::File, io::Read, os::fd::OwnedFd, time::Duration};
+
+#[cfg(feature = "tar")]
+use self::source::{Input, Source};
+use crate::digest::Sha256;
+use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "tar")]
+use crate::progress::CancelToken;
+use crate::record::{ImageRecord, Origin};
+use crate::size::ByteSize;
+use crate::text::Escaped;
+
+/// What fills a root.
+#[derive(Debug)]
+pub struct Image {
+    origin: Origin,
+    expected: Option<Sha256>,
+    strip: Option<PathBuf>,
+    need: Need,
+    #[cfg(feature = "tar")]
+    input: Option<Input>,
+    length: Option<ByteSize>,
+}
+
+/// What is known of an image's size before it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Need {
+    /// It takes no less than this.
+    pub at_least: ByteSize,
+    /// It takes about this much, as the image itself says.
+    pub expected: Option<ByteSize>,
+}
+
+impl Image {
+    /// Nothing: the root becomes an empty directory.
+    pub fn empty() -> Self {
+        Image {
+            origin: Origin::Empty,
+            expected: None,
+            strip: None,
+            need: Need::default(),
+            #[cfg(feature = "tar")]
+            input: None,
+            length: None,
+        }
+    }
+
+    /// The image that a root was last filled from, by its record: the same file, the same digest, the same folder.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if it came from a stream, which no one can read again, or if the record holds no digest to check it
+    /// by; else those of [`Image::open`]. That the file has changed since shows in the rebuild, as [`ErrorKind::DigestMismatch`].
+    pub fn from_record(record: &ImageRecord) -> Result<Self> {
+        let refuse =
+            |why: String| Err(Error::new(ErrorKind::Unsupported, "open the original image", why).with_remedy("name an image"));
+        match &record.origin {
+            Origin::Empty => Ok(Image::empty()),
+            Origin::Stream(name) => {
+                refuse(format!("the volume was filled from a stream ({}), which is gone", Escaped(name.as_bytes())))
+            }
+            #[cfg(not(feature = "tar"))]
+            Origin::File(_) => refuse("this build reads no images".into()),
+            #[cfg(feature = "tar")]
+            Origin::File(path) => {
+                let Some(digest) = record.digest else {
+                    return refuse("its digest is not recorded, so no one can tell whether it is still the same".into());
+                };
+                let image = Image::open(path)?.with_sha256(digest);
+                match &record.strip {
+                    Some(strip) => image.with_strip(strip),
+                    None => Ok(image),
+                }
+            }
+        }
+    }
+
+    /// Takes only what lies below `folder` in the image; it becomes the root. `rootfs` is right for LXD's unified images.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] if `folder` is absolute, empty, or holds `..`.
+    pub fn with_strip(mut self, folder: impl AsRef<Path>) -> Result<Self> {
+        use std::path::Component;
+        let folder = folder.as_ref();
+        let parts: Vec<_> = folder.components().filter(|part| *part != Component::CurDir).collect();
+        if parts.is_empty() || !parts.iter().all(|part| matches!(part, Component::Normal(_))) {
+            let shown = Escaped::from(folder);
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "read a folder of the image",
+                format!("\"{shown}\" is not a path below its top"),
+            )
+            .with_remedy("write it like rootfs or var/lib/root"));
+        }
+        self.strip = Some(parts.iter().collect());
+        Ok(self)
+    }
+
+    /// Expects the image, as it is read (compressed), to have this digest. Any other is an error before the commit.
+    #[must_use]
+    pub fn with_sha256(mut self, digest: Sha256) -> Self {
+        self.expected = Some(digest);
+        self
+    }
+
+    /// Where it comes from.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Its length in bytes, compressed, where that is known.
+    pub fn length(&self) -> Option<ByteSize> {
+        self.length
+    }
+
+    /// What is known of the space it needs.
+    pub fn need(&self) -> Need {
+        self.need
+    }
+
+    /// Whether it can be read more than once, as an in-place rebuild has to.
+    pub fn is_rereadable(&self) -> bool {
+        #[cfg(feature = "tar")]
+        return matches!(self.input, None | Some(Input::File(_)));
+        #[cfg(not(feature = "tar"))]
+        true
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.origin == Origin::Empty
+    }
+
+    #[cfg(feature = "tar")]
+    pub(crate) fn strip(&self) -> Option<&Path> {
+        self.strip.as_deref()
+    }
+
+    /// What to record with a root filled from this image, whose digest turned out to be `digest`.
+    pub(crate) fn record(&self, digest: Option<Sha256>) -> ImageRecord {
+        let mut record = ImageRecord::new(self.origin.clone());
+        record.digest = digest;
+        record.strip.clone_from(&self.strip);
+        record
+    }
+}
+
+#[cfg(feature = "tar")]
+impl Image {
+    /// The image in a file, told by its content and not by its name. A named pipe is read as a stream.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], [`ErrorKind::InvalidImage`] for a directory, an empty file or an unknown format,
+    /// [`ErrorKind::Unsupported`] for a format that this build does not read.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+        let path = path.as_ref();
+        let with_path = |error: Error| error.with_context("image", Escaped::from(path));
+        let io = |error| with_path(Error::io("open the image", "it cannot be opened", error));
+        let absolute = std::path::absolute(path).map_err(io)?;
+        // Without O_NONBLOCK, a named pipe that no one writes to would be waited for here, for ever.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        if metadata.is_dir() {
+            return Err(with_path(Error::new(ErrorKind::InvalidImage, "open the image", "it is a directory"))
+                .with_remedy("pack it: tar --numeric-owner --xattrs --acls -C DIRECTORY -cf IMAGE ."));
+        }
+        if metadata.file_type().is_fifo() || metadata.file_type().is_char_device() || metadata.file_type().is_socket() {
+            return Ok(Image::from_fd(OwnedFd::from(file), Escaped::from(path).to_string()));
+        }
+        let start = read_start(&file).map_err(io)?;
+        let format = Format::detect(&start).map_err(with_path)?;
+        let length = ByteSize::from_bytes(metadata.len());
+        Ok(Image {
+            origin: Origin::File(absolute),
+            need: estimate(format, &start, length),
+            input: Some(Input::File(file)),
+            length: Some(length),
+            ..Image::empty()
+        })
+    }
+
+    /// The image that arrives on a pipe, a socket or standard input; `name` is for messages and the record.
+    ///
+    /// The descriptor is waited on with `poll`, so that a cancel and the deadline of
+    /// [`Rebuild::stall_limit`](crate::Rebuild::stall_limit) are heeded while nothing arrives.
+    pub fn from_fd(fd: impl Into<OwnedFd>, name: impl Into<String>) -> Self {
+        let input = Some(Input::Pipe(File::from(fd.into())));
+        Image { origin: Origin::Stream(name.into()), input, ..Image::empty() }
+    }
+
+    /// The image that a reader yields; `name` is for messages and the record.
+    ///
+    /// A reader that blocks cannot be interrupted: prefer [`Image::from_fd`] where there is a descriptor.
+    pub fn from_reader(reader: impl Read + Send + 'static, name: impl Into<String>) -> Self {
+        let input = Some(Input::Reader(Box::new(reader)));
+        Image { origin: Origin::Stream(name.into()), input, ..Image::empty() }
+    }
+
+    /// Begins to read the image. Follow with [`finish`](Self::finish).
+    pub(crate) fn start(&mut self, cancel: &CancelToken, patience: Duration) -> Result<Stream> {
+        use std::io::Seek;
+        let read_before = || Error::new(ErrorKind::Unsupported, "read the image", "it has been read already");
+        let mut input = self.input.take().ok_or_else(read_before)?;
+        if let Input::File(file) = &mut input {
+            file.rewind().map_err(|error| Error::io("read the image", "cannot go to its start", error))?;
+        }
+        Stream::new(Source::new(input, cancel.clone(), patience))
+    }
+
+    /// Reads what is left of the image, and checks and returns its digest.
+    pub(crate) fn finish(&mut self, stream: Stream) -> Result<Sha256> {
+        let (digest, input) = stream.finish()?;
+        self.input = Some(input).filter(|input| matches!(input, Input::File(_)));
+        match self.expected {
+            Some(expected) if expected != digest => {
+                Err(Error::new(ErrorKind::DigestMismatch, "verify the image", "it is not the image that was asked for")
+                    .with_context("expected", expected)
+                    .with_context("found", digest)
+                    .with_remedy("fetch the image again, or give the digest it is published with"))
+            }
+            _ => Ok(digest),
+        }
+    }
+}
+
+#[cfg(feature = "tar")]
+fn read_start(file: &File) -> std::io::Result<Vec<u8>> {
+    use std::os::unix::fs::FileExt;
+    let mut start = vec![0; format::PEEK];
+    let mut filled = 0;
+    while filled < start.len() {
+        match file.read_at(&mut start[filled..], filled as u64) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    start.truncate(filled);
+    Ok(start)
+}
+
+/// A tar stream says nothing of its content's size but its own length, most of which is content; a compressed one cannot
+/// unpack to less than what it takes to store it.
+#[cfg(feature = "tar")]
+fn estimate(format: Format, start: &[u8], length: ByteSize) -> Need {
+    let _ = start;
+    match format {
+        Format::Tar => Need { at_least: ByteSize::ZERO, expected: Some(length) },
+        #[cfg(feature = "gzip")]
+        Format::Gzip => Need { at_least: length, expected: None },
+        #[cfg(feature = "zstd")]
+        Format::Zstd => {
+            let content = zstd::zstd_safe::get_frame_content_size(start).ok().flatten();
+            Need { at_least: length, expected: content.map(ByteSize::from_bytes) }
+        }
+    }
+}
+
+#[cfg(all(test, feature = "gzip", feature = "zstd"))]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    fn tar() -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(100_000);
+        header.set_cksum();
+        let content: Vec<u8> = (0..100_000u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
+        builder.append_data(&mut header, "file", &content[..]).unwrap();
+        builder.into_inner().unwrap()
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zstd(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
+        encoder.include_checksum(true).unwrap();
+        encoder.set_pledged_src_size(Some(bytes.len() as u64)).unwrap();
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn decode(image: &mut Image) -> Result<(Vec<u8>, Sha256)> {
+        let mut stream = image.start(&CancelToken::new(), PATIENCE)?;
+        let mut out = Vec::new();
+        stream.read_to_end(&mut out).map_err(|error| error.downcast::<Error>().unwrap())?;
+        let digest = image.finish(stream)?;
+        Ok((out, digest))
+    }
+
+    fn from(bytes: Vec<u8>) -> Image {
+        Image::from_reader(std::io::Cursor::new(bytes), "test")
+    }
+
+    #[test]
+    fn streams_of_every_format_decode_whole() {
+        let tar = tar();
+        let (first, second) = tar.split_at(70_000);
+        let joined = |encode: fn(&[u8]) -> Vec<u8>| [encode(first), encode(second)].concat();
+        let skippable = [&b"\x50\x2a\x4d\x18\x04\0\0\0abcd"[..], &zstd(&tar)].concat();
+        for bytes in [tar.clone(), gzip(&tar), zstd(&tar), joined(gzip), joined(zstd), skippable] {
+            let (out, digest) = decode(&mut from(bytes.clone())).unwrap();
+            assert!(out == tar);
+            let mut hasher = crate::digest::Hasher::new();
+            hasher.update(&bytes);
+            assert_eq!(digest, hasher.finish());
+        }
+    }
+
+    #[test]
+    fn a_cut_or_flipped_stream_is_an_error_with_its_offset() {
+        for bytes in [gzip(&tar()), zstd(&tar())] {
+            for cut in [20, bytes.len() / 2, bytes.len() - 1] {
+                let error = decode(&mut from(bytes[..cut].to_vec())).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::InvalidImage, "{error:?}");
+                assert!(error.message().contains("truncated"), "{error:?}");
+                assert!(error.context().any(|(key, _)| key == "offset"));
+            }
+            let mut flipped = bytes.clone();
+            let last = flipped.len() - 1;
+            flipped[last] ^= 0x55;
+            assert_eq!(decode(&mut from(flipped)).unwrap_err().kind(), ErrorKind::InvalidImage);
+        }
+    }
+
+    #[test]
+    fn a_window_beyond_the_limit_is_refused_and_the_limit_itself_is_not() {
+        // Without a pledged size the encoder asks for the whole window, however little follows.
+        let long = |log| {
+            let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(log).unwrap();
+            encoder.write_all(&tar()).unwrap();
+            encoder.finish().unwrap()
+        };
+        decode(&mut from(long(25))).unwrap();
+        let error = decode(&mut from(long(27))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error:?}");
+    }
+
+    #[test]
+    fn a_file_can_be_read_twice_and_its_digest_is_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image.wrong-name");
+        std::fs::write(&path, zstd(&tar())).unwrap();
+        let mut image = Image::open(&path).unwrap();
+        assert_eq!(image.need().expected, Some(ByteSize::from_bytes(tar().len() as u64)));
+        assert!(image.is_rereadable());
+        let (first, digest) = decode(&mut image).unwrap();
+        let mut image = image.with_sha256(digest);
+        assert!(decode(&mut image).unwrap().0 == first);
+        let record = image.record(Some(digest));
+        let mut again = Image::from_record(&record).unwrap();
+        assert!(decode(&mut again).unwrap().0 == first);
+        std::fs::write(&path, gzip(&tar())).unwrap();
+        let error = decode(&mut Image::from_record(&record).unwrap()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DigestMismatch);
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused_when_it_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Image::open(dir.path()).unwrap_err().kind(), ErrorKind::InvalidImage);
+        assert_eq!(Image::open(dir.path().join("none")).unwrap_err().kind(), ErrorKind::NotFound);
+        let empty = dir.path().join("empty");
+        std::fs::write(&empty, "").unwrap();
+        assert_eq!(Image::open(&empty).unwrap_err().message(), "it is empty");
+        for bad in ["", "/", "/rootfs", "a/../b", ".."] {
+            assert!(Image::empty().with_strip(bad).is_err(), "{bad}");
+        }
+        assert_eq!(Image::empty().with_strip("./a/./b/").unwrap().strip(), Some(Path::new("a/b")));
+    }
+
+    #[test]
+    fn a_named_pipe_is_waited_for_and_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        let mut image = Image::open(&path).unwrap();
+        assert!(!image.is_rereadable());
+        let error = image.start(&CancelToken::new(), Duration::from_millis(80)).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::InvalidImage), "{error:?}");
+    }
+}

@@ -1,0 +1,142 @@
+//! What the examples share: volumes by their names, exit statuses, signals, a progress bar. Printing is theirs, not the library's.
+
+// Each example uses its part of this.
+#![allow(dead_code)]
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use reroot::dir::DirVolume;
+use reroot::{CancelToken, Error, ErrorKind, Event, Outcome, Phase, Progress, RebuildableVolume, Result};
+
+/// Done.
+pub const DONE: u8 = 0;
+/// Failed; the old root is intact.
+pub const FAILED: u8 = 1;
+/// The command line makes no sense.
+pub const USAGE: u8 = 2;
+/// A policy or a check refused; nothing was changed.
+pub const REFUSED: u8 = 3;
+/// No root remains.
+pub const NO_ROOT: u8 = 4;
+
+/// Opens `dir:/srv/pool/containers/c1` and the like.
+pub fn open_volume(spec: &str) -> Result<Box<dyn RebuildableVolume>> {
+    match spec.split_once(':') {
+        Some(("dir", path)) => Ok(Box::new(DirVolume::open(Path::new(path))?)),
+        Some((scheme, _)) => {
+            let message = format!("there is no backend {scheme:?}");
+            Err(Error::new(ErrorKind::InvalidInput, "open the volume", message).with_remedy("write it like dir:/srv/pool/containers/c1"))
+        }
+        None => Err(Error::new(ErrorKind::InvalidInput, "open the volume", format!("{spec:?} names no backend"))
+            .with_remedy(format!("write dir:{spec}"))),
+    }
+}
+
+/// The exit status that tells a script what happened to the volume.
+pub fn status(error: &Error) -> u8 {
+    match (error.outcome(), error.kind()) {
+        (Outcome::NoRoot, _) => NO_ROOT,
+        (Outcome::Untouched, ErrorKind::InvalidInput) => USAGE,
+        (Outcome::Untouched, kind) if kind.is_refusal() => REFUSED,
+        _ => FAILED,
+    }
+}
+
+/// How results are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    Text,
+    Json,
+    Quiet,
+}
+
+impl Output {
+    /// From the flags `--json` and `--quiet`.
+    pub fn new(json: bool, quiet: bool) -> Self {
+        match (json, quiet) {
+            (true, _) => Output::Json,
+            (false, true) => Output::Quiet,
+            (false, false) => Output::Text,
+        }
+    }
+
+    /// Shows what a command has to say.
+    pub fn show<T: std::fmt::Display + serde::Serialize>(self, value: &T) {
+        match self {
+            Output::Text => println!("{value}"),
+            Output::Json => println!("{}", json(value)),
+            Output::Quiet => {}
+        }
+    }
+
+    /// Shows an error and turns it into an exit status.
+    pub fn fail(self, error: &Error) -> ExitCode {
+        match self {
+            Output::Json => println!("{}", json(error)),
+            Output::Text | Output::Quiet => eprintln!("error: {}", error.report()),
+        }
+        ExitCode::from(status(error))
+    }
+}
+
+/// A token that SIGINT and SIGTERM set.
+pub fn cancel_on_signals() -> std::io::Result<CancelToken> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&flag))?;
+    }
+    Ok(CancelToken::from_flag(flag))
+}
+
+/// A bar on standard error while an image is unpacked; silent where that is no terminal.
+#[derive(Debug)]
+pub struct Bar(ProgressBar);
+
+impl Bar {
+    pub fn new() -> Self {
+        let bar = ProgressBar::new_spinner();
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Bar(bar)
+    }
+
+    pub fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl Progress for Bar {
+    fn event(&self, event: &Event<'_>) {
+        match event {
+            Event::Phase(phase) => {
+                let template = match phase {
+                    Phase::Fill | Phase::Check => "{spinner} {msg:8} {bar:30} {percent:>3}% {bytes}/{total_bytes} {prefix} {bytes_per_sec}",
+                    _ => "{spinner} {msg}",
+                };
+                if let Ok(style) = ProgressStyle::with_template(template) {
+                    self.0.set_style(style);
+                }
+                self.0.set_message(phase.to_string());
+            }
+            Event::Filled { read, total, entries, .. } => {
+                if let Some(total) = total {
+                    self.0.set_length(total.bytes());
+                }
+                self.0.set_position(read.bytes());
+                self.0.set_prefix(format!("{entries} entries"));
+            }
+            Event::Grown(size) => self.0.println(format!("the volume ran full and was grown to {size}")),
+            Event::Warning(warning) => self.0.println(format!("warning: {warning}")),
+            _ => {}
+        }
+    }
+}
+
+/// One line of JSON.
+pub fn json<T: serde::Serialize + ?Sized>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"kind\":\"io\",\"message\":\"{error}\"}}"))
+}

@@ -1,0 +1,173 @@
+//! Rebuilds a volume from an image: `rebuild [OPTIONS] [IMAGE] VOLUME`.
+
+mod cli;
+
+use std::fs::File;
+use std::io::IsTerminal;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use reroot::{ByteSize, Error, ErrorKind, Image, Rebuild, RebuildableVolume, Result, Sha256, SnapshotPolicy, Strategy};
+
+/// Replaces the root volume of an instance by a fresh copy of an image.
+///
+/// The new root is made beside the old one and switched to when it is complete: a failure at any moment leaves the old root or the new
+/// one, whole.
+///
+/// Exit status: 0 done; 1 failed, the old root is intact; 2 usage; 3 refused by a policy or a check, nothing was changed; 4 no root
+/// remains (only --strategy in-place can).
+#[derive(Parser)]
+#[command(allow_missing_positional = true)]
+struct Arguments {
+    /// A tar, tar.gz or tar.zst file, or - for standard input. Without it: the image that the volume was last rebuilt from.
+    #[arg(conflicts_with = "empty")]
+    image: Option<String>,
+
+    /// The volume, as dir:PATH. If it does not exist, it is created.
+    #[arg(required = true)]
+    volume: String,
+
+    /// Make the root an empty directory.
+    #[arg(long)]
+    empty: bool,
+
+    /// What becomes of the volume's snapshots.
+    #[arg(long, value_enum, default_value_t = Snapshots::Refuse)]
+    snapshots: Snapshots,
+
+    /// Make the new root beside the old one, or remove the old one first.
+    #[arg(long, value_enum, default_value_t = Order::Swap)]
+    strategy: Order,
+
+    /// The volume's size, like 10GiB.
+    #[arg(long, value_name = "SIZE")]
+    size: Option<ByteSize>,
+
+    /// Grow the volume up to this size if the image needs it.
+    #[arg(long, value_name = "SIZE")]
+    max_size: Option<ByteSize>,
+
+    /// The digest that the image must have.
+    #[arg(long, value_name = "HEX", requires = "image")]
+    sha256: Option<Sha256>,
+
+    /// Take only what lies below this folder of the image, like rootfs.
+    #[arg(long, value_name = "PREFIX", requires = "image")]
+    strip: Option<String>,
+
+    /// Wait this many seconds for the volume to become free, and for another rebuild of it to end.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    wait: u32,
+
+    /// Check everything and show what would be done.
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Print one JSON object: the report, the plan or the error.
+    #[arg(long)]
+    json: bool,
+
+    /// Print errors only.
+    #[arg(long, short, conflicts_with = "json")]
+    quiet: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Snapshots {
+    /// If there are any, do nothing and name them.
+    Refuse,
+    /// Destroy them.
+    Purge,
+    /// Let them be.
+    Keep,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Order {
+    /// A failure leaves the old root.
+    Swap,
+    /// Needs the least space.
+    InPlace,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let output = cli::Output::new(arguments.json, arguments.quiet);
+    match rebuild(&arguments, output) {
+        Ok(()) => ExitCode::from(cli::DONE),
+        Err(error) => output.fail(&error),
+    }
+}
+
+fn rebuild(arguments: &Arguments, output: cli::Output) -> Result<()> {
+    let cancel = cli::cancel_on_signals().map_err(|error| Error::io("rebuild", "cannot listen to signals", error))?;
+    let mut volume = cli::open_volume(&arguments.volume)?;
+    let image = open_image(arguments, &*volume)?;
+    let bar = Arc::new(cli::Bar::new());
+    let patience = Duration::from_secs(arguments.wait.into());
+    let mut rebuild = Rebuild::new(image).lock_wait(patience).busy_wait(patience).cancel(cancel);
+    rebuild = rebuild.snapshots(match arguments.snapshots {
+        Snapshots::Refuse => SnapshotPolicy::Refuse,
+        Snapshots::Purge => SnapshotPolicy::Purge,
+        Snapshots::Keep => SnapshotPolicy::Keep,
+    });
+    rebuild = rebuild.strategy(match arguments.strategy {
+        Order::Swap => Strategy::Swap,
+        Order::InPlace => Strategy::InPlace,
+    });
+    if let Some(size) = arguments.size {
+        rebuild = rebuild.size(size);
+    }
+    if let Some(size) = arguments.max_size {
+        rebuild = rebuild.max_size(size);
+    }
+    if arguments.dry_run {
+        output.show(&rebuild.plan(&*volume)?);
+        return Ok(());
+    }
+    if output == cli::Output::Text {
+        rebuild = rebuild.progress(bar.clone());
+    }
+    let result = rebuild.run(&mut *volume);
+    bar.finish();
+    output.show(&result?);
+    Ok(())
+}
+
+fn open_image(arguments: &Arguments, volume: &dyn RebuildableVolume) -> Result<Image> {
+    let mut image = match arguments.image.as_deref() {
+        None if arguments.empty => Image::empty(),
+        None => original_image(volume)?,
+        Some("-") => standard_input()?,
+        Some(path) => Image::open(path)?,
+    };
+    if let Some(digest) = arguments.sha256 {
+        image = image.with_sha256(digest);
+    }
+    match &arguments.strip {
+        Some(folder) => image.with_strip(folder),
+        None => Ok(image),
+    }
+}
+
+fn original_image(volume: &dyn RebuildableVolume) -> Result<Image> {
+    let record = volume.record()?.ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, "find the original image", "it is not recorded with the volume").with_remedy("name an image")
+    });
+    Image::from_record(&record.map_err(|error| error.with_context("volume", volume.id()))?)
+}
+
+fn standard_input() -> Result<Image> {
+    let input = std::io::stdin();
+    if input.is_terminal() {
+        return Err(Error::new(ErrorKind::InvalidInput, "read the image", "standard input is a terminal")
+            .with_remedy("send an image through a pipe"));
+    }
+    let fd: OwnedFd =
+        input.as_fd().try_clone_to_owned().map_err(|error| Error::io("read the image", "standard input is closed", error))?;
+    let file = File::from(fd);
+    Ok(Image::from_fd(file, "standard input"))
+}

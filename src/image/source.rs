@@ -1,0 +1,236 @@
+//! The bytes of an image as they come: counted, digested, and never waited for without end.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, Read};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::digest::{Hasher, Sha256};
+use crate::error::{Error, ErrorKind};
+use crate::progress::CancelToken;
+
+/// How much is read at once. Large enough that system calls do not count, small enough to stay in the second-level cache.
+const BUFFER: usize = 128 << 10;
+
+/// How long a wait for a pipe goes on before the cancel token is looked at again.
+const POLL_STEP: Duration = Duration::from_millis(50);
+
+/// Where bytes come from.
+pub(super) enum Input {
+    /// A regular file: reads return at once.
+    File(File),
+    /// A pipe, a socket, a terminal: reads are waited for with `poll`, so that a cancel and a deadline are heeded.
+    Pipe(File),
+    /// A reader of the caller's, which may block as long as it likes.
+    Reader(Box<dyn Read + Send>),
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Input::File(_) => "File",
+            Input::Pipe(_) => "Pipe",
+            Input::Reader(_) => "Reader",
+        })
+    }
+}
+
+/// How far a source has been read, for whoever reports progress meanwhile.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Position(Arc<AtomicU64>);
+
+impl Position {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A buffered reader over an [`Input`]. Every error it returns is a [`crate::Error`] inside an [`io::Error`].
+#[derive(Debug)]
+pub(super) struct Source {
+    input: Input,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    consumed: Position,
+    hasher: Hasher,
+    cancel: CancelToken,
+    patience: Duration,
+}
+
+impl Source {
+    /// Reads `input`, giving up when nothing arrives for `patience`.
+    pub(super) fn new(input: Input, cancel: CancelToken, patience: Duration) -> Self {
+        Source {
+            input,
+            buffer: vec![0; BUFFER],
+            start: 0,
+            end: 0,
+            consumed: Position::default(),
+            hasher: Hasher::new(),
+            cancel,
+            patience,
+        }
+    }
+
+    /// How many bytes the decoder has taken so far.
+    pub(super) fn position(&self) -> Position {
+        self.consumed.clone()
+    }
+
+    /// The first bytes, up to `count`, without taking them. Call before anything else is read.
+    pub(super) fn peek(&mut self, count: usize) -> io::Result<&[u8]> {
+        while self.end < count.min(self.buffer.len()) && self.fill()? != 0 {}
+        Ok(&self.buffer[..self.end.min(count)])
+    }
+
+    /// Reads to the end what no decoder wanted, and returns the digest of everything with the way to read it again.
+    pub(super) fn finish(mut self) -> io::Result<(Sha256, Input)> {
+        loop {
+            let length = self.fill_buf()?.len();
+            if length == 0 {
+                return Ok((self.hasher.finish(), self.input));
+            }
+            self.consume(length);
+        }
+    }
+
+    /// Reads once, behind what is in the buffer.
+    fn fill(&mut self) -> io::Result<usize> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+        let free = &mut self.buffer[self.end..];
+        let length = read(&mut self.input, free, &self.cancel, self.patience).map_err(|error| {
+            io::Error::other(error.with_context("offset", self.consumed.bytes() + (self.end - self.start) as u64))
+        })?;
+        self.hasher.update(&free[..length]);
+        self.end += length;
+        Ok(length)
+    }
+}
+
+fn read(input: &mut Input, buffer: &mut [u8], cancel: &CancelToken, patience: Duration) -> Result<usize, Error> {
+    let begun = Instant::now();
+    loop {
+        cancel.check("read the image")?;
+        let result = match input {
+            Input::File(file) => file.read(buffer),
+            Input::Reader(reader) => reader.read(buffer),
+            Input::Pipe(pipe) => match wait_readable(pipe) {
+                Ok(true) => pipe.read(buffer),
+                Ok(false) if begun.elapsed() >= patience => {
+                    let seconds = patience.as_secs();
+                    return Err(Error::new(
+                        ErrorKind::TimedOut,
+                        "read the image",
+                        format!("nothing arrived for {seconds} seconds"),
+                    )
+                    .with_remedy("see to the program that sends the image, or allow more time"));
+                }
+                Ok(false) => continue,
+                Err(error) => Err(error),
+            },
+        };
+        match result {
+            // A reader that claims more than it was given room for is broken; no one may index by what it says.
+            Ok(length) => return Ok(length.min(buffer.len())),
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+            Err(error) => return Err(Error::io("read the image", "its source failed", error).with_kind(ErrorKind::Io)),
+        }
+    }
+}
+
+fn wait_readable(pipe: &File) -> io::Result<bool> {
+    let step = PollTimeout::try_from(POLL_STEP).unwrap_or(PollTimeout::ZERO);
+    let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut fds, step) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl BufRead for Source {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.start == self.end {
+            self.fill()?;
+        }
+        Ok(&self.buffer[self.start..self.end])
+    }
+
+    fn consume(&mut self, length: usize) {
+        let length = length.min(self.end - self.start);
+        self.start += length;
+        self.consumed.0.fetch_add(length as u64, Ordering::Relaxed);
+    }
+}
+
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let length = available.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&available[..length]);
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::OwnedFd;
+
+    fn pipe() -> (File, File) {
+        let (reader, writer) = std::io::pipe().unwrap();
+        (OwnedFd::from(reader).into(), OwnedFd::from(writer).into())
+    }
+
+    fn error_of(result: io::Result<&[u8]>) -> ErrorKind {
+        result.unwrap_err().downcast::<Error>().unwrap().kind()
+    }
+
+    #[test]
+    fn everything_is_digested_whoever_reads_it() {
+        let mut source = Source::new(Input::Reader(Box::new(&b"abc"[..])), CancelToken::new(), Duration::ZERO);
+        assert_eq!(source.peek(2).unwrap(), b"ab");
+        let position = source.position();
+        assert_eq!(position.bytes(), 0);
+        let mut one = [0];
+        source.read_exact(&mut one).unwrap();
+        assert_eq!((one, position.bytes()), (*b"a", 1));
+        let (digest, _) = source.finish().unwrap();
+        assert_eq!(position.bytes(), 3);
+        assert_eq!(digest.to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+
+    #[test]
+    fn a_pipe_that_stays_silent_is_given_up() {
+        let (reader, mut writer) = pipe();
+        writer.write_all(b"x").unwrap();
+        let mut source = Source::new(Input::Pipe(reader), CancelToken::new(), Duration::from_millis(60));
+        assert_eq!(source.fill_buf().unwrap(), b"x");
+        source.consume(1);
+        assert_eq!(error_of(source.fill_buf()), ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_cancel_reaches_a_reader_that_waits() {
+        let (reader, _writer) = pipe();
+        let cancel = CancelToken::new();
+        let mut source = Source::new(Input::Pipe(reader), cancel.clone(), Duration::MAX);
+        let canceller = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            cancel.cancel();
+        });
+        assert_eq!(error_of(source.fill_buf()), ErrorKind::Cancelled);
+        canceller.join().unwrap();
+    }
+}

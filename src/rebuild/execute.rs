@@ -1,0 +1,391 @@
+//! Executing a plan, and leaving the volume in a state that can be told when a step fails.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use super::Options;
+use super::plan::{CommitKind, Plan, Step, wait_for_holders};
+use super::policy::{SnapshotPolicy, Strategy};
+use super::recover::Recovery;
+use super::report::{Clock, Disposal, Report};
+use crate::error::{Error, ErrorKind, Outcome, Result, Space};
+use crate::image::Image;
+use crate::progress::{Event, Phase, Wait};
+use crate::record::ImageRecord;
+use crate::volume::{RebuildableVolume, Removal, RootMetadata, Slot, StageSpec, Warning};
+
+/// How far a rebuild has come: what a failure at this point means for the volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reached {
+    /// Nothing has been changed.
+    Nothing,
+    /// There may be a staged root. The live root is untouched.
+    Staging,
+    /// In place: the old root has its retired name, whole.
+    Retired,
+    /// In place: the old root is going or gone, and there may be a staged root.
+    WithoutRoot,
+    /// Which root bears which name is not known, or none is live: nothing may be removed.
+    Unclear,
+    /// The new root is live.
+    Committed,
+}
+
+/// What a rename or an exchange that may have failed has really done.
+enum Done {
+    Yes,
+    No(Error),
+    Unclear(Error),
+}
+
+pub(super) struct Execution<'a> {
+    volume: &'a mut dyn RebuildableVolume,
+    image: &'a mut Image,
+    options: &'a Options,
+    plan: &'a Plan,
+    clock: &'a mut Clock<'a>,
+    reached: Reached,
+    /// Whether the volume has a live root that the new one replaces.
+    exists: bool,
+    root: Option<OwnedFd>,
+    old_root: Option<Slot>,
+    report: Report,
+}
+
+impl<'a> Execution<'a> {
+    pub(super) fn new(
+        volume: &'a mut dyn RebuildableVolume,
+        image: &'a mut Image,
+        options: &'a Options,
+        plan: &'a Plan,
+        recovered: Recovery,
+        clock: &'a mut Clock<'a>,
+    ) -> Self {
+        let report = Report {
+            volume: plan.volume.clone(),
+            image: image.record(None),
+            recovered,
+            entries: 0,
+            bytes: Default::default(),
+            grown: None,
+            #[cfg(feature = "tar")]
+            losses: Default::default(),
+            old_root: Disposal::None,
+            purged: Vec::new(),
+            kept: if plan.snapshot_policy == SnapshotPolicy::Keep { plan.snapshots.clone() } else { Vec::new() },
+            warnings: Vec::new(),
+            elapsed: Duration::ZERO,
+            phases: Vec::new(),
+        };
+        let exists = plan.names.live;
+        let reached = Reached::Nothing;
+        Execution { volume, image, options, plan, clock, reached, exists, root: None, old_root: None, report }
+    }
+
+    pub(super) fn run(mut self) -> Result<Report> {
+        if let Err(error) = self.volume.capture() {
+            return Err(self.unwind(error));
+        }
+        for step in &self.plan.steps {
+            if let Err(error) = self.step(*step) {
+                return Err(self.unwind(error));
+            }
+        }
+        (self.report.elapsed, self.report.phases) = self.clock.stop();
+        Ok(self.report)
+    }
+
+    fn step(&mut self, step: Step) -> Result<()> {
+        if self.reached != Reached::Committed {
+            self.options.cancel.check("rebuild")?;
+        }
+        match step {
+            // Done under the lock before the plan was made: a plan that is run never holds this step.
+            Step::Recover(_) => Ok(()),
+            Step::CheckImage => self.check_image(),
+            Step::Retire => self.retire(),
+            Step::RemoveRetired => self.remove(Slot::Retired),
+            Step::RemoveStaged => self.remove(Slot::Staged),
+            Step::Stage(size) => self.stage(size),
+            Step::Fill => self.fill(),
+            Step::Seal => self.seal(),
+            Step::Commit(kind) => self.commit(kind),
+            Step::Purge => self.purge(),
+            Step::Dispose => self.dispose(),
+        }
+    }
+
+    fn check_image(&mut self) -> Result<()> {
+        self.clock.enter(Phase::Check);
+        #[cfg(feature = "tar")]
+        super::fill::check(self.image, self.options, self.clock)?;
+        Ok(())
+    }
+
+    fn retire(&mut self) -> Result<()> {
+        self.clock.enter(Phase::Remove);
+        wait_for_holders(self.volume, &self.no_wait())?;
+        match self.rename(Slot::Live, Slot::Retired) {
+            Done::Yes => self.reached = Reached::Retired,
+            Done::No(error) => return Err(error),
+            Done::Unclear(error) => {
+                self.reached = Reached::Unclear;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, slot: Slot) -> Result<()> {
+        if self.reached == Reached::Nothing {
+            self.clock.enter(Phase::Remove);
+        }
+        // A root that goes in one step is there or not; one that goes file by file is lost with the first.
+        if self.reached != Reached::Retired || self.volume.capabilities().removal == Removal::Gradual {
+            self.reached = Reached::WithoutRoot;
+        }
+        self.discard(slot)?;
+        self.reached = Reached::WithoutRoot;
+        Ok(())
+    }
+
+    fn stage(&mut self, size: Option<crate::ByteSize>) -> Result<()> {
+        self.clock.enter(Phase::Stage);
+        if self.reached == Reached::Nothing {
+            self.reached = Reached::Staging;
+        }
+        let mut spec = StageSpec::new();
+        spec.size = size;
+        self.root = Some(self.volume.stage(&spec)?);
+        Ok(())
+    }
+
+    fn metadata(&self) -> RootMetadata {
+        if self.exists { RootMetadata::Keep } else { RootMetadata::FromImage }
+    }
+
+    #[cfg(not(feature = "tar"))]
+    fn fill(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    #[cfg(feature = "tar")]
+    fn fill(&mut self) -> Result<()> {
+        self.clock.enter(Phase::Fill);
+        let Some(root) = self.root.take() else { return Ok(()) };
+        let size = self.options.size.or(self.plan.usage.size);
+        let metadata = self.metadata();
+        let filled = super::fill::fill(self.volume, &root, self.image, metadata, self.options, size, self.clock)?;
+        self.report.image = self.image.record(Some(filled.digest));
+        self.report.entries = filled.unpacked.tally.entries;
+        self.report.bytes = filled.unpacked.tally.bytes;
+        self.report.losses = filled.unpacked.losses;
+        self.report.grown = filled.grown;
+        Ok(())
+    }
+
+    fn seal(&mut self) -> Result<()> {
+        self.clock.enter(Phase::Seal);
+        self.root = None;
+        let record: &ImageRecord = &self.report.image;
+        let warnings = self.volume.seal(record, self.metadata())?;
+        warnings.into_iter().for_each(|warning| self.warn(warning));
+        Ok(())
+    }
+
+    fn commit(&mut self, kind: CommitKind) -> Result<()> {
+        // The last moment: whoever came to hold the volume while it was filled is asked to go first.
+        if self.exists && self.plan.strategy == Strategy::Swap {
+            wait_for_holders(self.volume, &self.no_wait())?;
+        }
+        self.options.cancel.check("rebuild")?;
+        self.clock.enter(Phase::Commit);
+        let done = match kind {
+            CommitKind::Exchange => self.exchange(),
+            CommitKind::TwoRenames => self.rename_twice(),
+            CommitKind::Rename => self.rename(Slot::Staged, Slot::Live),
+        };
+        match done {
+            Done::Yes => {
+                self.reached = Reached::Committed;
+                if self.old_root.is_some() {
+                    self.report.old_root = Disposal::Left;
+                } else if self.exists {
+                    self.report.old_root = Disposal::Removed;
+                }
+                Ok(())
+            }
+            Done::No(error) => Err(error),
+            Done::Unclear(error) => {
+                self.reached = Reached::Unclear;
+                Err(error)
+            }
+        }
+    }
+
+    fn exchange(&mut self) -> Done {
+        let identity = self.volume.identity(Slot::Staged);
+        let staged = match identity {
+            Ok(staged) => staged,
+            Err(error) => return Done::No(error),
+        };
+        let error = match self.volume.exchange() {
+            Ok(()) => {
+                self.old_root = Some(Slot::Staged);
+                return Done::Yes;
+            }
+            Err(error) if error.kind() == ErrorKind::Unsupported => return self.rename_twice(),
+            Err(error) => error,
+        };
+        match self.volume.identity(Slot::Live) {
+            Ok(live) if live == staged => {
+                self.old_root = Some(Slot::Staged);
+                self.warn(Warning::new("the exchange took place although it returned an error").with_error(error));
+                Done::Yes
+            }
+            Ok(_) => Done::No(error),
+            Err(_) => Done::Unclear(error),
+        }
+    }
+
+    fn rename_twice(&mut self) -> Done {
+        match self.rename(Slot::Live, Slot::Retired) {
+            Done::Yes => {}
+            other => return other,
+        }
+        let error = match self.rename(Slot::Staged, Slot::Live) {
+            Done::Yes => {
+                self.old_root = Some(Slot::Retired);
+                return Done::Yes;
+            }
+            Done::No(error) => error,
+            unclear @ Done::Unclear(_) => return unclear,
+        };
+        match self.rename(Slot::Retired, Slot::Live) {
+            Done::Yes => Done::No(error),
+            Done::No(undo) | Done::Unclear(undo) => Done::Unclear(error.with_context("undoing", undo)),
+        }
+    }
+
+    /// Renames, and finds out by the names what an error was worth.
+    fn rename(&mut self, from: Slot, to: Slot) -> Done {
+        let Err(error) = self.volume.rename(from, to) else { return Done::Yes };
+        let has = |names: &crate::volume::Names, slot| match slot {
+            Slot::Live => names.live,
+            Slot::Staged => names.staged,
+            Slot::Retired => names.retired,
+        };
+        match self.volume.names() {
+            Ok(names) if has(&names, from) => Done::No(error),
+            Ok(names) if has(&names, to) => {
+                self.warn(Warning::new(format!("the {from} was renamed although that returned an error")).with_error(error));
+                Done::Yes
+            }
+            _ => Done::Unclear(error),
+        }
+    }
+
+    fn purge(&mut self) -> Result<()> {
+        if self.reached == Reached::Committed {
+            self.clock.enter(Phase::Dispose);
+        }
+        match self.volume.purge(&self.plan.snapshots) {
+            Ok(()) => self.report.purged.clone_from(&self.plan.snapshots),
+            Err(error) if self.reached == Reached::Committed => {
+                self.report.kept = self.volume.snapshots().unwrap_or_default();
+                self.warn(Warning::new("not all snapshots could be destroyed").with_error(error));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn dispose(&mut self) -> Result<()> {
+        self.clock.enter(Phase::Dispose);
+        let Some(slot) = self.old_root else { return Ok(()) };
+        match self.discard(slot) {
+            Ok(()) => self.report.old_root = Disposal::Removed,
+            Err(error) => self.warn(Warning::new("the old root could not be removed; recover tries again").with_error(error)),
+        }
+        Ok(())
+    }
+
+    /// Removes a root, and finds out by the names what an error was worth.
+    fn discard(&mut self, slot: Slot) -> Result<()> {
+        let Err(error) = self.volume.discard(slot) else { return Ok(()) };
+        match self.volume.names() {
+            Ok(names) if !(slot == Slot::Staged && names.staged || slot == Slot::Retired && names.retired) => {
+                self.warn(Warning::new(format!("the {slot} is gone although its removal returned an error")).with_error(error));
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+
+    fn warn(&mut self, warning: Warning) {
+        crate::trace::warning!(volume = %self.plan.volume, %warning);
+        self.clock.event(&Event::Warning(&warning.to_string()));
+        self.report.warnings.push(warning);
+    }
+
+    fn no_wait(&self) -> Wait {
+        Wait::new(Duration::ZERO, self.options.cancel.clone())
+    }
+
+    /// Undoes what can be undone and says what could not.
+    fn unwind(&mut self, error: Error) -> Error {
+        self.root = None;
+        let nothing_before = if self.report.recovered.is_without_root() { Some(Outcome::NoRoot) } else { None };
+        let (outcome, remedy) = match self.reached {
+            Reached::Nothing => (nothing_before.unwrap_or(Outcome::Untouched), None),
+            Reached::Staging => {
+                self.discard_staged();
+                (nothing_before.unwrap_or(Outcome::RolledBack), None)
+            }
+            Reached::Retired => match self.rename(Slot::Retired, Slot::Live) {
+                Done::Yes => (Outcome::RolledBack, None),
+                // Recover would roll it back only where removal is atomic; elsewhere it cannot know that the root is whole.
+                Done::No(_) | Done::Unclear(_) if self.volume.capabilities().removal == Removal::Atomic => {
+                    (Outcome::Interrupted, Some("remove the cause and run recover"))
+                }
+                Done::No(_) | Done::Unclear(_) => {
+                    (Outcome::NoRoot, Some("the old root is whole under its retired name: rename it back, or rebuild again"))
+                }
+            },
+            Reached::WithoutRoot => {
+                self.discard_staged();
+                (Outcome::NoRoot, None)
+            }
+            Reached::Unclear => (Outcome::Interrupted, Some("remove the cause and run recover")),
+            Reached::Committed => (Outcome::Untouched, None),
+        };
+        let error = match remedy {
+            Some(remedy) => error.with_remedy(remedy),
+            None => error,
+        };
+        self.explain(error).with_outcome(outcome)
+    }
+
+    fn discard_staged(&mut self) {
+        let Ok(names) = self.volume.names() else { return };
+        if names.staged && self.discard(Slot::Staged).is_err() {
+            crate::trace::warning!(volume = %self.plan.volume, "the staged root could not be removed; recover tries again");
+        }
+    }
+
+    fn explain(&self, error: Error) -> Error {
+        let swap = self.plan.strategy == Strategy::Swap && self.exists;
+        let remedy = match (error.kind(), swap) {
+            (ErrorKind::NoSpace(Space::Pool), true) => {
+                "make room in the pool, or rebuild in place, which needs no room for two roots"
+            }
+            (ErrorKind::NoSpace(Space::Pool), false) => "make room in the pool",
+            (ErrorKind::NoSpace(Space::Quota), true) => "raise the quota, which counts both roots, or rebuild in place",
+            (ErrorKind::NoSpace(Space::Quota), false) => "raise the quota",
+            (ErrorKind::NoSpace(Space::Inodes), true) => "free inodes in the pool, or rebuild in place",
+            (ErrorKind::NoSpace(Space::Inodes), false) => "free inodes in the pool",
+            _ => return error,
+        };
+        error.with_remedy(remedy)
+    }
+}

@@ -1,0 +1,136 @@
+//! Filling a staged root from an image: where a directory and a stream meet.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use super::Options;
+use super::report::Clock;
+use crate::digest::Sha256;
+use crate::error::{Error, ErrorKind, Result, Space};
+use crate::image::{Image, Position};
+use crate::progress::Event;
+use crate::size::ByteSize;
+use crate::unpack::{Hooks, StripPrefix, Tally, UnpackOptions, Unpacked, scan, unpack};
+use crate::volume::{RebuildableVolume, RootMetadata, Sizing};
+
+/// The shortest time between two events of progress.
+const PROGRESS_STEP: Duration = Duration::from_millis(100);
+
+/// Growth goes by a quarter of the size, so that a volume that keeps filling up is grown a few times and not a few thousand; but by no less
+/// than this.
+const LEAST_GROWTH: ByteSize = ByteSize::mib(64);
+
+/// What came of filling a root.
+#[derive(Debug)]
+pub(super) struct Filled {
+    pub(super) unpacked: Unpacked,
+    pub(super) digest: Sha256,
+    pub(super) grown: Option<ByteSize>,
+}
+
+/// Unpacks `image` into `root`, checks its digest, and grows the volume when it runs full and may grow.
+pub(super) fn fill(
+    volume: &mut dyn RebuildableVolume,
+    root: impl AsFd,
+    image: &mut Image,
+    metadata: RootMetadata,
+    options: &Options,
+    size: Option<ByteSize>,
+    clock: &Clock<'_>,
+) -> Result<Filled> {
+    let mut stream = image.start(&options.cancel, options.stall_limit)?;
+    let unpack_options = unpack_options(image, metadata, options)?;
+    let mut filling = Filling::new(image, stream.position(), options, clock);
+    filling.growth = Some(Growth { volume, size, grown: None });
+    let unpacked = unpack(&mut stream, root.as_fd(), &unpack_options, &mut filling)?;
+    filling.report(&unpacked.tally);
+    let grown = filling.growth.and_then(|growth| growth.grown);
+    let digest = image.finish(stream)?;
+    Ok(Filled { unpacked, digest, grown })
+}
+
+/// Reads `image` to its end and checks all that can be checked without writing.
+pub(super) fn check(image: &mut Image, options: &Options, clock: &Clock<'_>) -> Result<()> {
+    let mut stream = image.start(&options.cancel, options.stall_limit)?;
+    let unpack_options = unpack_options(image, RootMetadata::Keep, options)?;
+    let mut filling = Filling::new(image, stream.position(), options, clock);
+    let tally = scan(&mut stream, &unpack_options, &mut filling)?;
+    filling.report(&tally);
+    image.finish(stream).map(drop)
+}
+
+fn unpack_options(image: &Image, metadata: RootMetadata, options: &Options) -> Result<UnpackOptions> {
+    let mut unpack = UnpackOptions::default()
+        .with_limits(options.limits)
+        .with_devices(options.devices)
+        .with_losses(options.losses)
+        .with_root(metadata);
+    if let Some(strip) = image.strip() {
+        unpack = unpack.with_strip(StripPrefix::try_from(strip)?);
+    }
+    Ok(unpack)
+}
+
+/// Follows an unpacking: tells progress, heeds the cancel token, makes room.
+#[derive(Debug)]
+struct Filling<'a> {
+    options: &'a Options,
+    clock: &'a Clock<'a>,
+    position: Position,
+    total: Option<ByteSize>,
+    told: Instant,
+    growth: Option<Growth<'a>>,
+}
+
+#[derive(Debug)]
+struct Growth<'a> {
+    volume: &'a mut dyn RebuildableVolume,
+    size: Option<ByteSize>,
+    grown: Option<ByteSize>,
+}
+
+impl<'a> Filling<'a> {
+    fn new(image: &Image, position: Position, options: &'a Options, clock: &'a Clock<'a>) -> Self {
+        Filling { options, clock, position, total: image.length(), told: Instant::now(), growth: None }
+    }
+
+    fn report(&self, so_far: &Tally) {
+        let read = ByteSize::from_bytes(self.position.bytes());
+        self.clock.event(&Event::Filled { read, total: self.total, written: so_far.bytes, entries: so_far.entries });
+    }
+}
+
+impl Hooks for Filling<'_> {
+    fn entry(&mut self, so_far: &Tally) -> Result<()> {
+        self.options.cancel.check("fill the staged root")?;
+        if self.told.elapsed() >= PROGRESS_STEP {
+            self.told = Instant::now();
+            self.report(so_far);
+        }
+        Ok(())
+    }
+
+    fn full(&mut self, space: Space, error: Error) -> Result<()> {
+        let (Some(growth), Some(max)) = (&mut self.growth, self.options.max_size) else { return Err(error) };
+        let Some(size) = growth.size else { return Err(error) };
+        if growth.volume.capabilities().sizing != Sizing::Growable {
+            return Err(error);
+        }
+        if size >= max {
+            return Err(error
+                .with_kind(ErrorKind::NoSpace(space))
+                .with_context("size", size)
+                .with_remedy("allow a larger size: the volume has the largest one allowed"));
+        }
+        let step = ByteSize::from_bytes(size.bytes() / 4).max(LEAST_GROWTH);
+        let grown = growth.volume.grow(size.saturating_add(step).min(max))?;
+        crate::trace::debug!(%size, %grown, "grown");
+        if grown <= size {
+            return Err(error);
+        }
+        growth.size = Some(grown);
+        growth.grown = Some(grown);
+        self.clock.event(&Event::Grown(grown));
+        Ok(())
+    }
+}

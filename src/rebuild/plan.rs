@@ -1,0 +1,341 @@
+//! What a rebuild is going to do, decided before anything is changed.
+
+use std::fmt;
+
+use super::Options;
+use super::policy::{Dispose, SnapshotPolicy, Strategy};
+use super::recover::{RecoverAction, decide};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Image, Need};
+use crate::progress::Wait;
+use crate::record::Origin;
+use crate::size::ByteSize;
+use crate::volume::{Commit, Holder, Names, RebuildableVolume, Sizing, Snapshot, SnapshotSupport, Usage, UsageDetail, VolumeId};
+
+/// What a rebuild is going to do: the result of all checks, and the steps that [`Rebuild::run`](crate::Rebuild::run) then executes.
+///
+/// `Display` is for a person, several lines long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Plan {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The names that existed when the plan was made.
+    pub names: Names,
+    /// Where the image comes from.
+    pub image: Origin,
+    /// In which order the roots go and come.
+    pub strategy: Strategy,
+    /// What becomes of the snapshots.
+    pub snapshot_policy: SnapshotPolicy,
+    /// The snapshots there are.
+    pub snapshots: Vec<Snapshot>,
+    /// Space, as it was observed.
+    pub usage: Usage,
+    /// What is known of the space the image needs.
+    pub need: Need,
+    /// What is to be done, in order.
+    pub steps: Vec<Step>,
+}
+
+/// One step of a [`Plan`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum Step {
+    /// Tidy up after an interrupted run.
+    Recover(RecoverAction),
+    /// Read the whole image and write nothing, so that an unusable one costs nothing.
+    CheckImage,
+    /// Rename the live root to its retired name.
+    Retire,
+    /// Remove what stands under the retired name: the old root of an in-place rebuild, or what is left of one.
+    RemoveRetired,
+    /// Remove what an in-place rebuild left of a staged root.
+    RemoveStaged,
+    /// Make an empty staged root, with this size if one was asked for.
+    Stage(Option<ByteSize>),
+    /// Unpack the image into it.
+    Fill,
+    /// Apply the kept properties, record the image, wait for the disk.
+    Seal,
+    /// Make it live.
+    Commit(CommitKind),
+    /// Destroy the snapshots that the plan names.
+    Purge,
+    /// Remove the old root.
+    Dispose,
+}
+
+/// What a commit has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum CommitKind {
+    /// Exchange the live and the staged root in one step.
+    Exchange,
+    /// Rename the live root away, and the staged one to its name.
+    TwoRenames,
+    /// Rename the staged root: no live one is in the way.
+    Rename,
+}
+
+/// Whether an image fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum Fit {
+    /// By what the image says of itself, yes.
+    Fits,
+    /// No.
+    TooLarge,
+    /// The image does not say how large it is.
+    Unknown,
+}
+
+impl fmt::Display for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fit::Fits => "fits",
+            Fit::TooLarge => "does not fit",
+            Fit::Unknown => "may fit",
+        })
+    }
+}
+
+impl Plan {
+    /// Whether the image fits the pool with this strategy: beside the old root, or in its place.
+    ///
+    /// An estimate: file systems compress, share and pad. Only an image that cannot possibly fit is refused.
+    pub fn fit(&self, strategy: Strategy) -> Fit {
+        let room = match strategy {
+            Strategy::Swap => Some(self.usage.free),
+            Strategy::InPlace => self.usage.used.map(|used| used.saturating_add(self.usage.free)),
+        };
+        match (room, self.need.expected) {
+            (Some(room), _) if self.need.at_least > room => Fit::TooLarge,
+            (Some(room), Some(expected)) if expected > room => Fit::TooLarge,
+            (Some(_), Some(_)) => Fit::Fits,
+            _ => Fit::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let strategy = match self.strategy {
+            Strategy::Swap => "beside the old root",
+            Strategy::InPlace => "in place of the old root",
+        };
+        writeln!(f, "rebuild {} from {}, {strategy}", self.volume, self.image)?;
+        write!(f, "  space: {} free", self.usage.free)?;
+        if let Some(used) = self.usage.used {
+            write!(f, ", {used} used by the old root")?;
+        }
+        if let Some(expected) = self.need.expected {
+            write!(f, ", about {expected} needed")?;
+        }
+        if self.image != Origin::Empty {
+            write!(f, "; by swap it {}, in place it {}", self.fit(Strategy::Swap), self.fit(Strategy::InPlace))?;
+        }
+        writeln!(f)?;
+        if !self.snapshots.is_empty() {
+            let fate = match self.snapshot_policy {
+                SnapshotPolicy::Purge => "to be destroyed",
+                _ => "kept",
+            };
+            writeln!(f, "  snapshots, {fate}: {}", list(&self.snapshots))?;
+        }
+        for (number, step) in self.steps.iter().enumerate() {
+            let end = if number + 1 == self.steps.len() { "" } else { "\n" };
+            write!(f, "  {:>2}. {step}{end}", number + 1)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Recover(action) => write!(f, "recover: {action}"),
+            Step::CheckImage => f.write_str("read and check the whole image"),
+            Step::Retire => f.write_str("rename the live root to its retired name"),
+            Step::RemoveRetired => f.write_str("remove the retired root"),
+            Step::RemoveStaged => f.write_str("remove the unfinished staged root"),
+            Step::Stage(None) => f.write_str("make an empty staged root"),
+            Step::Stage(Some(size)) => write!(f, "make an empty staged root of {size}"),
+            Step::Fill => f.write_str("fill it from the image"),
+            Step::Seal => f.write_str("apply what is kept, record the image, and wait for the disk"),
+            Step::Commit(CommitKind::Exchange) => f.write_str("exchange the live and the staged root"),
+            Step::Commit(CommitKind::TwoRenames) => f.write_str("rename the live root away and the staged root to its name"),
+            Step::Commit(CommitKind::Rename) => f.write_str("rename the staged root to the volume's name"),
+            Step::Purge => f.write_str("destroy the snapshots"),
+            Step::Dispose => f.write_str("remove the old root"),
+        }
+    }
+}
+
+/// Checks everything that can be checked without writing, and decides.
+pub(super) fn make(
+    volume: &dyn RebuildableVolume,
+    image: &Image,
+    options: &Options,
+    detail: UsageDetail,
+    busy: &Wait,
+) -> Result<Plan> {
+    let capabilities = volume.capabilities();
+    let found = volume.names()?;
+    let recovery = decide(found, capabilities.removal);
+    let without_root = recovery.contains(&RecoverAction::NoRoot);
+    let live = found.live || recovery.iter().any(|action| matches!(action, RecoverAction::RollForward | RecoverAction::RollBack));
+
+    if options.strategy == Strategy::InPlace && !image.is_rereadable() {
+        return Err(Error::new(ErrorKind::Unsupported, "rebuild in place", "the image cannot be read twice: it is a stream")
+            .with_remedy("save the image to a file, or rebuild by swap"));
+    }
+    check_size(options, capabilities.sizing)?;
+    wait_for_holders(volume, busy)?;
+    let snapshots = check_snapshots(volume, options.snapshots, capabilities.snapshots)?;
+    let detail = if options.strategy == Strategy::InPlace { UsageDetail::Full } else { detail };
+    let usage = volume.usage(detail)?;
+    check_shrink(options.size, usage.size)?;
+
+    let mut steps: Vec<_> = recovery.into_iter().filter(|action| *action != RecoverAction::NoRoot).map(Step::Recover).collect();
+    let in_place = options.strategy == Strategy::InPlace && live;
+    let purge = options.snapshots == SnapshotPolicy::Purge && !snapshots.is_empty();
+    if options.strategy == Strategy::InPlace && !image.is_empty() {
+        steps.push(Step::CheckImage);
+    }
+    if without_root {
+        steps.extend(found.retired.then_some(Step::RemoveRetired));
+        steps.extend(found.staged.then_some(Step::RemoveStaged));
+    }
+    if in_place {
+        steps.push(Step::Retire);
+        steps.extend((purge && capabilities.snapshots == SnapshotSupport::Dependent).then_some(Step::Purge));
+        steps.push(Step::RemoveRetired);
+    }
+    steps.push(Step::Stage(options.size));
+    steps.extend((!image.is_empty()).then_some(Step::Fill));
+    steps.push(Step::Seal);
+    steps.push(Step::Commit(match capabilities.commit {
+        _ if in_place || !live => CommitKind::Rename,
+        Commit::Exchange => CommitKind::Exchange,
+        Commit::TwoRenames => CommitKind::TwoRenames,
+    }));
+    steps.extend((purge && !(in_place && capabilities.snapshots == SnapshotSupport::Dependent)).then_some(Step::Purge));
+    steps.extend((live && !in_place && options.dispose == Dispose::Wait).then_some(Step::Dispose));
+
+    let plan = Plan {
+        volume: volume.id(),
+        names: found,
+        image: image.origin().clone(),
+        strategy: options.strategy,
+        snapshot_policy: options.snapshots,
+        snapshots,
+        usage,
+        need: image.need(),
+        steps,
+    };
+    check_fit(&plan)?;
+    Ok(plan)
+}
+
+fn check_size(options: &Options, sizing: Sizing) -> Result<()> {
+    if sizing == Sizing::Unsized && (options.size.is_some() || options.max_size.is_some()) {
+        return Err(Error::new(ErrorKind::Unsupported, "size the volume", "volumes of this backend have no size of their own")
+            .with_remedy("leave the size out"));
+    }
+    match (options.size, options.max_size) {
+        (Some(size), Some(max)) if size > max => Err(Error::new(
+            ErrorKind::InvalidInput,
+            "size the volume",
+            format!("the size ({size}) is above the largest allowed ({max})"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_shrink(asked: Option<ByteSize>, current: Option<ByteSize>) -> Result<()> {
+    match (asked, current) {
+        (Some(asked), Some(current)) if asked < current => {
+            Err(Error::new(ErrorKind::Unsupported, "size the volume", format!("it has {current}, and {asked} would shrink it"))
+                .with_remedy("ask for its present size or more"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_fit(plan: &Plan) -> Result<()> {
+    if plan.strategy == Strategy::InPlace || plan.need.at_least <= plan.usage.free {
+        return Ok(());
+    }
+    let remedy = match plan.fit(Strategy::InPlace) {
+        Fit::TooLarge => "make room in the pool",
+        _ => "make room in the pool, or rebuild in place, which needs no room for two roots",
+    };
+    let (need, free) = (plan.need.at_least, plan.usage.free);
+    Err(Error::new(ErrorKind::TooSmall, "rebuild", format!("the image needs {need} or more, and {free} are free"))
+        .with_remedy(remedy))
+}
+
+fn check_snapshots(volume: &dyn RebuildableVolume, policy: SnapshotPolicy, support: SnapshotSupport) -> Result<Vec<Snapshot>> {
+    let snapshots = volume.snapshots()?;
+    if snapshots.is_empty() {
+        return Ok(snapshots);
+    }
+    let has = |what: &str| format!("the volume has {what}: {}", list(&snapshots));
+    match policy {
+        SnapshotPolicy::Refuse => Err(Error::new(ErrorKind::HasSnapshots, "rebuild", has("snapshots"))
+            .with_remedy("delete them, or choose to purge or to keep the snapshots")),
+        SnapshotPolicy::Keep if support == SnapshotSupport::Dependent => {
+            Err(Error::new(ErrorKind::Unsupported, "keep the snapshots", has("snapshots that go with its root"))
+                .with_remedy("delete them, or choose to purge the snapshots"))
+        }
+        SnapshotPolicy::Purge => match snapshots.iter().find(|snapshot| !snapshot.dependents.is_empty()) {
+            Some(snapshot) => {
+                let dependents = snapshot.dependents.join(", ");
+                Err(Error::new(ErrorKind::HasDependents, "purge the snapshots", format!("{dependents} depends on {snapshot}"))
+                    .with_remedy("remove what depends on it, or make it independent"))
+            }
+            None => Ok(snapshots),
+        },
+        SnapshotPolicy::Keep => Ok(snapshots),
+    }
+}
+
+/// Waits until nobody holds the volume.
+///
+/// # Errors
+/// [`ErrorKind::Busy`], naming the holders, when `wait` has ended; [`ErrorKind::Cancelled`].
+pub(super) fn wait_for_holders(volume: &dyn RebuildableVolume, wait: &Wait) -> Result<()> {
+    loop {
+        let holders = volume.holders()?;
+        if holders.is_empty() {
+            return Ok(());
+        }
+        if !wait.pause("rebuild", std::time::Duration::from_millis(200))? {
+            return Err(busy(&holders));
+        }
+    }
+}
+
+fn busy(holders: &[Holder]) -> Error {
+    let remedy = match holders {
+        [Holder::Process { .. }, ..] => "stop the instance, or end the process",
+        [Holder::Mount { .. }, ..] => "stop the instance, or unmount it",
+        _ => "stop the instance, or release what holds it",
+    };
+    Error::new(ErrorKind::Busy, "rebuild", format!("the volume is in use: {}", list(holders))).with_remedy(remedy)
+}
+
+/// The first few items, and how many more there are.
+fn list<T: fmt::Display>(items: &[T]) -> String {
+    const SHOWN: usize = 8;
+    let mut out = items.iter().take(SHOWN).map(T::to_string).collect::<Vec<_>>().join(", ");
+    if items.len() > SHOWN {
+        out += &format!(" and {} more", items.len() - SHOWN);
+    }
+    out
+}

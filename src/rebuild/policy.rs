@@ -1,0 +1,40 @@
+//! What a rebuild may and may not do.
+
+/// What becomes of the snapshots of the old root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum SnapshotPolicy {
+    /// If there are any, the rebuild is refused, naming them.
+    #[default]
+    Refuse,
+    /// They are destroyed once the new root is live: exactly those that the plan names. Refused if something depends on one.
+    Purge,
+    /// They stay. Refused where the backend cannot keep them.
+    Keep,
+}
+
+/// In which order the old root goes and the new one comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum Strategy {
+    /// The new root is made beside the old one, and they are switched when it is complete. A failure leaves the old root.
+    #[default]
+    Swap,
+    /// The old root is removed first, so that the pool never holds both. The image is read and checked to its end before; what fails
+    /// after that leaves the volume without a root, and says so. An image that cannot be read twice is refused.
+    InPlace,
+}
+
+/// Who removes the old root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum Dispose {
+    /// The rebuild, before it returns.
+    #[default]
+    Wait,
+    /// The next [`recover`](crate::recover) or rebuild of the volume, on a thread or at a time of the caller's choice.
+    Detach,
+}
