@@ -14,9 +14,7 @@ use reroot::volume::{
     Capabilities, Holder, Names, RootId, RootMetadata, Sizing, Slot, Snapshot, StageSpec, Tidied, Usage, UsageDetail, VolumeId,
     VolumeLock, Warning,
 };
-use reroot::{
-    ByteSize, ErrorKind, Event, Image, ImageRecord, Outcome, Progress, Rebuild, RebuildableVolume, Result, Space, Wait,
-};
+use reroot::{ByteSize, ErrorKind, Event, Image, ImageRecord, Outcome, Progress, Rebuild, RebuildableVolume, Result, Space, Wait};
 
 /// A tmpfs of its own, gone with the value.
 #[derive(Debug)]

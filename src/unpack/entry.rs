@@ -76,8 +76,14 @@ pub(super) enum Kind {
     /// To an earlier entry.
     Hardlink(EntryPath),
     Fifo,
-    CharDevice { major: u32, minor: u32 },
-    BlockDevice { major: u32, minor: u32 },
+    CharDevice {
+        major: u32,
+        minor: u32,
+    },
+    BlockDevice {
+        major: u32,
+        minor: u32,
+    },
 }
 
 /// The content of a file.
