@@ -2,19 +2,19 @@
 
 #![allow(unsafe_code)]
 
-#[cfg(feature = "dir")]
+#[cfg(any(feature = "dir", feature = "tar"))]
 pub(crate) mod attr;
 pub(crate) mod call;
 #[cfg(feature = "dir")]
 pub(crate) mod holders;
 pub(crate) mod lock;
-#[cfg(feature = "dir")]
+#[cfg(any(feature = "dir", feature = "tar"))]
 pub(crate) mod mounts;
-#[cfg(feature = "dir")]
+#[cfg(any(feature = "dir", feature = "tar"))]
 pub(crate) mod remove;
-#[cfg(feature = "dir")]
+#[cfg(any(feature = "dir", feature = "tar"))]
 pub(crate) mod rename;
-#[cfg(feature = "dir")]
+#[cfg(any(feature = "dir", feature = "tar"))]
 pub(crate) mod walk;
 #[cfg(any(feature = "dir", feature = "tar", feature = "conformance"))]
 pub(crate) mod xattr;

@@ -1,2 +1,149 @@
-//! unpack
+//! From a tar stream to a tree on disk, faithful, contained and bounded.
+//!
+//! What GNU tar keeps with `--numeric-owner --xattrs --acls -p` is kept: every type of entry, owners by number, modes with setuid, times
+//! to the nanosecond, extended attributes with `security.capability`, POSIX ACLs, hard links, holes. Access times, names of owners and SELinux
+//! labels in headers of their own are not.
+//!
+//! # Trust
+//! The archive may hold anything. Nothing lands outside the root: `..` in a path or in a hard link's target is refused, a symbolic link on the
+//! way is resolved with the root as `/` ([openat2(2)](https://man7.org/linux/man-pages/man2/openat2.2.html), `RESOLVE_IN_ROOT`), a final one
+//! is never followed, and what has an entry's name is replaced, never written through. [`Limits`] bound what it costs; memory does not grow
+//! with the number of entries. The directory itself has to be out of the reach of others while it is filled: give it mode 0700.
+//!
+//! # Needs
+//! Linux 5.6, and `/proc` for the attributes of links and nodes. Root, to keep owners, device nodes and attributes other than the caller's own;
+//! what an ordinary user, or the file system, cannot keep is counted in [`Losses`].
+//!
+//! # Formats
+//! v7, ustar, GNU (long names, binary numbers, sparse files) and PAX
+//! ([POSIX](https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html), with the `SCHILY` and `LIBARCHIVE` records and GNU tar's
+//! sparse formats 0.0, 0.1 and 1.0). Multi-volume archives are refused.
+
+mod acl;
+mod blocks;
+mod disk;
+mod entries;
 mod entry;
+mod loss;
+mod meta;
+mod options;
+mod path;
+mod pax;
+mod sparse;
+mod tree;
+mod write;
+
+use std::io::Read;
+use std::os::fd::BorrowedFd;
+
+pub use self::loss::{Loss, LossKind, Losses};
+pub use self::options::{DevicePolicy, Limits, LossPolicy, StripPrefix, UnpackOptions};
+
+use self::disk::Disk;
+use self::entries::Entries;
+use self::entry::Kind;
+use self::write::Writer;
+use crate::error::{Error, Result, Space};
+use crate::size::ByteSize;
+
+/// Follows an unpacking, and may stop it.
+pub trait Hooks {
+    /// Called at every entry, and about every MiB of file data.
+    ///
+    /// # Errors
+    /// An error stops the unpacking, which returns it.
+    fn entry(&mut self, so_far: &Tally) -> Result<()>;
+
+    /// Called when there is no room: `Ok` means that some was made, and the call that failed is made again, at the same place.
+    ///
+    /// # Errors
+    /// An error stops the unpacking, which returns it. Without an implementation that is `error`, which says what was to be written.
+    fn full(&mut self, space: Space, error: Error) -> Result<()> {
+        let _ = space;
+        Err(error)
+    }
+}
+
+/// Follows nothing and stops nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoHooks;
+
+impl Hooks for NoHooks {
+    fn entry(&mut self, _: &Tally) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What has been unpacked so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Tally {
+    /// Entries, the current one among them.
+    pub entries: u64,
+    /// File data, holes not counted.
+    pub bytes: ByteSize,
+}
+
+/// What was unpacked in all.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Unpacked {
+    /// How much.
+    pub tally: Tally,
+    /// What could not be kept.
+    pub losses: Losses,
+}
+
+/// Unpacks a tar stream into the directory `root`, open for reading.
+///
+/// Reads up to the end marker; what follows it is left in the stream. What is in the directory already stays, but for what an entry replaces.
+/// If `stream` returns an error that wraps an [`Error`] of ours, that one comes out.
+///
+/// # Errors
+/// With the entry and the offset in the tar stream in the context:
+/// [`InvalidImage`](crate::ErrorKind::InvalidImage), [`UnsafePath`](crate::ErrorKind::UnsafePath),
+/// [`LimitExceeded`](crate::ErrorKind::LimitExceeded), [`NoSpace`](crate::ErrorKind::NoSpace), [`Lossy`](crate::ErrorKind::Lossy) by policy, and
+/// what the hooks and the system return. What was unpacked until then stays, without the metadata of the directories on the current path:
+/// remove it.
+pub fn unpack<R: Read>(mut stream: R, root: BorrowedFd<'_>, options: &UnpackOptions, hooks: &mut dyn Hooks) -> Result<Unpacked> {
+    let mut entries = Entries::new(&mut stream, options.limits, options.strip.clone());
+    let mut writer = Writer::new(Disk::new(root, options.losses, hooks), options)?;
+    while let Some(entry) = entries.next()? {
+        let (path, offset) = (entry.path.clone(), entry.offset);
+        let add_place = |error: Error| error.with_context("entry", path).with_context("offset", offset);
+        writer.entry(entry, &mut entries).map_err(add_place)?;
+    }
+    writer.finish()
+}
+
+/// Reads a tar stream to its end marker and writes nothing: what [`unpack`] would refuse for its form or by a limit or a policy is an error
+/// here too, but nothing that depends on the disk.
+///
+/// # Errors
+/// As [`unpack`], without those of the disk.
+pub fn scan<R: Read>(mut stream: R, options: &UnpackOptions, hooks: &mut dyn Hooks) -> Result<Tally> {
+    let mut entries = Entries::new(&mut stream, options.limits, options.strip.clone());
+    let mut tally = Tally::default();
+    let mut scratch = vec![0; 256 << 10];
+    while let Some(entry) = entries.next()? {
+        tally.entries += 1;
+        let (path, offset) = (entry.path, entry.offset);
+        let add_place = |error: Error| error.with_context("entry", &path).with_context("offset", offset);
+        hooks.entry(&tally)?;
+        if let Kind::CharDevice { .. } | Kind::BlockDevice { .. } = entry.kind {
+            write::check_device(options.devices).map_err(add_place)?;
+        }
+        loop {
+            match entries.read_data(&mut scratch).map_err(add_place)? {
+                0 => break,
+                length => {
+                    tally.bytes = tally.bytes.saturating_add(ByteSize::from_bytes(length as u64));
+                    hooks.entry(&tally)?;
+                }
+            }
+        }
+    }
+    Ok(tally)
+}

@@ -1,0 +1,161 @@
+//! Owner, mode, attributes and time, in the order in which none undoes another.
+//!
+//! A change of owner clears setuid and `security.capability`, so it comes first; the mode follows, then attributes and ACLs, then the time.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, UtimensatFlags, fchmod, fchmodat, fstat, fstatat, futimens, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, fchown, fchownat};
+
+use super::disk::Disk;
+use super::entry::{Entry, EntryPath, Timestamp};
+use super::loss::LossKind;
+use crate::error::{Error, Result};
+use crate::sys::xattr::{self, Target};
+
+/// The setuid and setgid bits.
+const SET_ID: u32 = 0o6000;
+
+/// What an entry has besides its content.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Metadata {
+    pub(super) mode: u32,
+    /// `None`: the caller's.
+    pub(super) owner: Option<(u32, u32)>,
+    /// `None`: now.
+    pub(super) mtime: Option<Timestamp>,
+    pub(super) xattrs: Vec<(CString, Vec<u8>)>,
+}
+
+impl From<&mut Entry> for Metadata {
+    fn from(entry: &mut Entry) -> Self {
+        Metadata {
+            mode: entry.mode,
+            owner: Some((entry.uid, entry.gid)),
+            mtime: Some(entry.mtime),
+            xattrs: std::mem::take(&mut entry.xattrs),
+        }
+    }
+}
+
+/// What metadata is applied to.
+#[derive(Clone, Copy)]
+pub(super) enum Object<'a> {
+    /// An open file or directory.
+    Open(BorrowedFd<'a>),
+    /// A node that is not opened: a device, a fifo.
+    Node(BorrowedFd<'a>, &'a OsStr),
+    /// A symbolic link, which has no mode of its own.
+    Link(BorrowedFd<'a>, &'a OsStr),
+}
+
+impl Object<'_> {
+    fn stat(self) -> nix::Result<FileStat> {
+        match self {
+            Object::Open(fd) => fstat(fd),
+            Object::Node(dir, name) | Object::Link(dir, name) => fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW),
+        }
+    }
+
+    fn chown(self, uid: Uid, gid: Gid) -> nix::Result<()> {
+        match self {
+            Object::Open(fd) => fchown(fd, Some(uid), Some(gid)),
+            Object::Node(dir, name) | Object::Link(dir, name) => {
+                fchownat(dir, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
+            }
+        }
+    }
+
+    fn chmod(self, mode: Mode) -> nix::Result<()> {
+        match self {
+            Object::Open(fd) => fchmod(fd, mode),
+            // Made a moment ago in a directory that no one else can enter: it is no symbolic link.
+            Object::Node(dir, name) => fchmodat(dir, name, mode, FchmodatFlags::FollowSymlink),
+            Object::Link(..) => Ok(()),
+        }
+    }
+
+    fn set_mtime(self, mtime: Timestamp) -> nix::Result<()> {
+        let (atime, mtime) = (TimeSpec::UTIME_OMIT, TimeSpec::new(mtime.seconds, i64::from(mtime.nanoseconds)));
+        match self {
+            Object::Open(fd) => futimens(fd, &atime, &mtime),
+            Object::Node(dir, name) | Object::Link(dir, name) => {
+                utimensat(dir, name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)
+            }
+        }
+    }
+
+    fn target(&self) -> Target<'_> {
+        match *self {
+            Object::Open(fd) => Target::Fd(fd),
+            Object::Node(dir, name) | Object::Link(dir, name) => Target::At(dir, name),
+        }
+    }
+}
+
+impl Disk<'_> {
+    /// Gives `object` its metadata; what the kernel refuses to keep is a loss at `path`.
+    pub(super) fn apply(&mut self, object: Object<'_>, path: &EntryPath, metadata: &Metadata) -> Result<()> {
+        let owned = self.apply_owner(object, path, metadata)?;
+        let mut mode = metadata.mode;
+        if !owned && mode & SET_ID != 0 && !matches!(object, Object::Link(..)) {
+            mode &= !SET_ID;
+            self.lose(LossKind::SetId, path)?;
+        }
+        self.must("cannot set its mode", || object.chmod(Mode::from_bits_truncate(mode)))?;
+        for (name, value) in &metadata.xattrs {
+            // Records of our own describe the root that they were made for.
+            let ours = name.to_bytes().starts_with(b"trusted.reroot.") || name.to_bytes().starts_with(b"user.reroot.");
+            if !(ours && path.is_root()) {
+                self.apply_xattr(object, path, name, value)?;
+            }
+        }
+        if let Some(mtime) = metadata.mtime {
+            self.must("cannot set its time", || object.set_mtime(mtime))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the owner is the one asked for.
+    fn apply_owner(&mut self, object: Object<'_>, path: &EntryPath, metadata: &Metadata) -> Result<bool> {
+        let Some((uid, gid)) = metadata.owner else { return Ok(true) };
+        match self.call(|| object.chown(Uid::from_raw(uid), Gid::from_raw(gid)))? {
+            Ok(()) => return Ok(true),
+            // EINVAL: the user namespace does not map this owner.
+            Err(Errno::EPERM | Errno::EINVAL | Errno::EOPNOTSUPP) => {}
+            Err(error) => return Err(Error::io("unpack", "cannot set its owner", error)),
+        }
+        let stat = self.must("cannot look at it", || object.stat())?;
+        if (stat.st_uid, stat.st_gid) == (uid, gid) {
+            return Ok(true);
+        }
+        self.lose(LossKind::Owner, path)?;
+        Ok(false)
+    }
+
+    fn apply_xattr(&mut self, object: Object<'_>, path: &EntryPath, name: &CString, value: &[u8]) -> Result<()> {
+        loop {
+            let Err(error) = xattr::set(object.target(), name, value) else { return Ok(()) };
+            match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                // ext4 says "no space" of an attribute that is larger than it can ever store.
+                Some(libc::ENOSPC | libc::EDQUOT) if !self.has_room() => {
+                    self.full(Errno::from_raw(error.raw_os_error().unwrap_or(libc::ENOSPC)))?;
+                }
+                Some(libc::EPERM | libc::EACCES | libc::EOPNOTSUPP | libc::ENOSPC | libc::E2BIG | libc::ERANGE) => {
+                    return self.lose(LossKind::of_xattr(name), path);
+                }
+                // A user namespace cannot store ids that it does not map; an ACL of unknown form is the image's fault.
+                Some(libc::EINVAL) if !self.privileged => return self.lose(LossKind::of_xattr(name), path),
+                _ => {
+                    let shown = crate::text::Escaped(name.to_bytes()).to_string();
+                    return Err(Error::io("unpack", "cannot set an extended attribute", error).with_context("attribute", shown));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! The directories on the way to the current entry, open, and finished when the archive leaves them.
+//!
+//! A directory's mode, ACLs and time are applied after its content, for making things in it changes or forbids them. Only the directories
+//! that the current path runs through wait for that, so memory grows with depth and not with the number of directories; one that the archive
+//! comes back to is made workable again, and then put back as it was.
+
+use std::ffi::{CStr, OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::disk::Disk;
+use super::entry::{EntryPath, Timestamp};
+use super::meta::{Metadata, Object};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::remove::remove_tree;
+use crate::sys::xattr::{self, Target};
+
+/// How many directories are held open at the most: the deepest ones, for they are used next. Others are opened again when needed.
+const MAX_OPEN: usize = 24;
+/// How often the kernel may say that a path changed while it was resolved.
+const MAX_AGAIN: usize = 64;
+
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+const IMPLIED_MODE: u32 = 0o755;
+const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
+
+/// The directories from the root to the current one; there is always the root.
+pub(super) struct Tree {
+    root: Frame,
+    below: Vec<Frame>,
+    /// Frames below this index are closed.
+    first_open: usize,
+}
+
+struct Frame {
+    /// Its name in its parent, as the archive's path has it; it may be a symbolic link to the directory.
+    name: OsString,
+    kind: FrameKind,
+    dir: Option<Rc<OwnedFd>>,
+    /// Device and inode, to know it again.
+    id: (u64, u64),
+    finish: Finish,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FrameKind {
+    Directory,
+    Symlink,
+}
+
+/// What is to be done when the archive leaves a directory.
+enum Finish {
+    /// Put back what a finished directory had.
+    Restore(Saved),
+    /// Give it what its entry says, or what an implied directory gets.
+    Apply(Metadata),
+}
+
+struct Saved {
+    mode: u32,
+    mtime: Option<Timestamp>,
+    default_acl: Option<Vec<u8>>,
+}
+
+impl Tree {
+    /// Begins at the root, which is workable from here on.
+    pub(super) fn new(disk: &Disk<'_>) -> Result<Self> {
+        let dir = disk.root.try_clone_to_owned().map_err(|error| Error::io("unpack", "cannot use the root directory", error))?;
+        let (id, mut saved) = make_workable(disk, dir.as_fd()).map_err(cannot_use)?;
+        // The time of the root follows what is made in it, unless the archive says otherwise.
+        saved.mtime = None;
+        let (name, dir) = (OsString::new(), Some(Rc::new(dir)));
+        let root = Frame { name, kind: FrameKind::Directory, dir, id, finish: Finish::Restore(saved) };
+        Ok(Tree { root, below: Vec::new(), first_open: 0 })
+    }
+
+    /// Goes to the directory `path`, makes what is missing on the way, and finishes what is left behind.
+    pub(super) fn enter(&mut self, disk: &mut Disk<'_>, path: &[u8]) -> Result<Rc<OwnedFd>> {
+        let components = || path.split(|&byte| byte == b'/').filter(|part| !part.is_empty()).map(OsStr::from_bytes);
+        let shared = self.below.iter().zip(components()).take_while(|(frame, component)| frame.name == **component).count();
+        self.leave_to(disk, shared)?;
+        for component in components().skip(shared) {
+            let dir = self.current(disk)?;
+            self.descend(disk, &dir, component)?;
+        }
+        self.current(disk)
+    }
+
+    /// Makes the directory `name` in the current one, or takes the one that is there, and goes into it.
+    pub(super) fn make_directory(&mut self, disk: &mut Disk<'_>, name: &OsStr, metadata: Metadata) -> Result<()> {
+        let dir = self.current(disk)?;
+        loop {
+            match disk.call(|| mkdirat(&dir, name, Mode::S_IRWXU))? {
+                Ok(()) => {
+                    let child =
+                        disk.must("cannot open the directory just made", || openat(&dir, name, DIRECTORY, Mode::empty()))?;
+                    return self.push(disk, name, FrameKind::Directory, child, Some(metadata));
+                }
+                Err(Errno::EEXIST) => {}
+                Err(error) => return Err(Error::io("unpack", "cannot make a directory", error)),
+            }
+            let stat = fstatat(&dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(cannot_use)?;
+            if is(&stat, SFlag::S_IFDIR) {
+                let child = open_directory(disk, dir.as_fd(), name, &stat)?;
+                return self.push(disk, name, FrameKind::Directory, child, Some(metadata));
+            }
+            replace(dir.as_fd(), name)?;
+        }
+    }
+
+    /// Lets the root have this metadata when all is done.
+    pub(super) fn set_root(&mut self, metadata: Metadata) {
+        self.root.finish = Finish::Apply(metadata);
+    }
+
+    /// If `path` is a directory on the way to the current one, lets it have this metadata when it is left; gives it back if it is not.
+    pub(super) fn set_pending(&mut self, path: &EntryPath, metadata: Metadata) -> Option<Metadata> {
+        let depth = path.components().count();
+        let on_the_way = path.components().zip(&self.below).filter(|(component, frame)| frame.name == **component).count() == depth;
+        match depth.checked_sub(1).and_then(|index| self.below.get_mut(index)) {
+            // A directory's entry replaces a symbolic link of its name.
+            Some(frame) if on_the_way && frame.kind == FrameKind::Directory => {
+                frame.finish = Finish::Apply(metadata);
+                None
+            }
+            _ => Some(metadata),
+        }
+    }
+
+    /// The directory `path`, whatever links it runs through, for the target of a hard link; `None` if there is none.
+    pub(super) fn find(&mut self, disk: &Disk<'_>, path: &[u8]) -> Result<Option<Rc<OwnedFd>>> {
+        let here = path.split(|&byte| byte == b'/').filter(|part| !part.is_empty());
+        if here.map(OsStr::from_bytes).eq(self.below.iter().map(|frame| frame.name.as_os_str())) {
+            return self.current(disk).map(Some);
+        }
+        let path = if path.is_empty() { b"." } else { path };
+        match open_in_root(disk.root, OsStr::from_bytes(path), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC) {
+            Ok(dir) => Ok(Some(Rc::new(dir))),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+            Err(error) => Err(cannot_use(error)),
+        }
+    }
+
+    /// Finishes every directory that is still open, the root last.
+    pub(super) fn finish(mut self, disk: &mut Disk<'_>) -> Result<()> {
+        self.leave_to(disk, 0)?;
+        let Tree { root: Frame { dir: Some(dir), finish, .. }, .. } = self else { return Ok(()) };
+        finish_directory(disk, dir.as_fd(), &EntryPath::default(), finish)
+    }
+
+    fn current(&mut self, disk: &Disk<'_>) -> Result<Rc<OwnedFd>> {
+        self.dir(disk, self.below.len())
+    }
+
+    /// The directory at `depth`, opened again if it had been closed.
+    fn dir(&mut self, disk: &Disk<'_>, depth: usize) -> Result<Rc<OwnedFd>> {
+        let path = self.path(depth);
+        let frame = match depth.checked_sub(1).and_then(|index| self.below.get_mut(index)) {
+            Some(frame) => frame,
+            None => &mut self.root,
+        };
+        if let Some(dir) = &frame.dir {
+            return Ok(Rc::clone(dir));
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let dir = open_in_root(disk.root, OsStr::from_bytes(path.as_bytes()), flags).map_err(cannot_use)?;
+        if identity(&fstat(&dir).map_err(cannot_use)?) != frame.id {
+            return Err(Error::new(ErrorKind::Io, "unpack", "a directory was replaced while it was filled")
+                .with_remedy("keep others out of the pool's directory"));
+        }
+        let dir = Rc::new(dir);
+        frame.dir = Some(Rc::clone(&dir));
+        self.first_open = self.first_open.min(depth.saturating_sub(1));
+        Ok(dir)
+    }
+
+    fn path(&self, depth: usize) -> EntryPath {
+        let names: Vec<_> = self.below.iter().take(depth).map(|frame| frame.name.as_bytes()).collect();
+        EntryPath::new_unchecked(names.join(&b'/'))
+    }
+
+    /// Goes into `name`, the next component of a path to something else, and makes it if it is missing.
+    fn descend(&mut self, disk: &mut Disk<'_>, dir: &Rc<OwnedFd>, name: &OsStr) -> Result<()> {
+        let stat = match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::ENOENT) => {
+                return self.make_directory(disk, name, Metadata { mode: IMPLIED_MODE, ..Metadata::default() });
+            }
+            Err(error) => return Err(cannot_use(error)),
+        };
+        if is(&stat, SFlag::S_IFDIR) {
+            let child = open_directory(disk, dir.as_fd(), name, &stat)?;
+            return self.push(disk, name, FrameKind::Directory, child, None);
+        }
+        let refuse = |what: &str| {
+            let path = self.path(self.below.len());
+            let slash = if path.is_root() { "" } else { "/" };
+            let shown = crate::text::Escaped::from(name).to_string();
+            let parent = if path.is_root() { String::new() } else { path.to_string() };
+            Err(Error::new(ErrorKind::InvalidImage, "unpack", format!("{parent}{slash}{shown} on the way to it is {what}")))
+        };
+        if !is(&stat, SFlag::S_IFLNK) {
+            return refuse("not a directory");
+        }
+        // From the root, so that a link that leads upward or begins with a slash ends below it all the same.
+        let mut path = self.path(self.below.len()).as_bytes().to_vec();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name.as_bytes());
+        match open_in_root(disk.root, OsStr::from_bytes(&path), OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC) {
+            Ok(child) => self.push(disk, name, FrameKind::Symlink, child, None),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => refuse("a symbolic link to no directory"),
+            Err(Errno::ELOOP) => refuse("a symbolic link that leads back to itself"),
+            Err(error) => Err(cannot_use(error)),
+        }
+    }
+
+    /// Makes an open directory the current one. Without metadata of its own, it is put back as it is when it is left.
+    fn push(&mut self, disk: &Disk<'_>, name: &OsStr, kind: FrameKind, dir: OwnedFd, metadata: Option<Metadata>) -> Result<()> {
+        let (id, saved) = make_workable(disk, dir.as_fd()).map_err(cannot_use)?;
+        let finish = metadata.map_or(Finish::Restore(saved), Finish::Apply);
+        self.below.push(Frame { name: name.to_owned(), kind, dir: Some(Rc::new(dir)), id, finish });
+        while self.below.len() - self.first_open > MAX_OPEN {
+            if let Some(frame) = self.below.get_mut(self.first_open) {
+                frame.dir = None;
+            }
+            self.first_open += 1;
+        }
+        Ok(())
+    }
+
+    /// Finishes the deepest directories until `depth` are left below the root.
+    fn leave_to(&mut self, disk: &mut Disk<'_>, depth: usize) -> Result<()> {
+        while self.below.len() > depth {
+            let path = self.path(self.below.len());
+            let dir = self.current(disk)?;
+            let Some(frame) = self.below.pop() else { break };
+            self.first_open = self.first_open.min(self.below.len());
+            finish_directory(disk, dir.as_fd(), &path, frame.finish).map_err(|error| error.with_context("directory", &path))?;
+        }
+        Ok(())
+    }
+}
+
+fn finish_directory(disk: &mut Disk<'_>, dir: BorrowedFd<'_>, path: &EntryPath, finish: Finish) -> Result<()> {
+    let metadata = match finish {
+        Finish::Apply(metadata) => metadata,
+        Finish::Restore(Saved { mode, mtime, default_acl }) => {
+            let xattrs = default_acl.map(|acl| (DEFAULT_ACL.into(), acl)).into_iter().collect();
+            Metadata { mode, owner: None, mtime, xattrs }
+        }
+    };
+    disk.apply(Object::Open(dir), path, &metadata)
+}
+
+/// Readies a directory for filling: the caller may, and nothing made in it inherits an ACL. Returns what that changed.
+fn make_workable(disk: &Disk<'_>, dir: BorrowedFd<'_>) -> nix::Result<((u64, u64), Saved)> {
+    let stat = fstat(dir)?;
+    let mode = stat.st_mode & 0o7777;
+    if !disk.privileged && mode & 0o700 != 0o700 {
+        fchmod(dir, Mode::from_bits_truncate(mode | 0o700))?;
+    }
+    let errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+    let default_acl = xattr::get(Target::Fd(dir), DEFAULT_ACL).map_err(errno)?;
+    if default_acl.is_some() {
+        xattr::remove(Target::Fd(dir), DEFAULT_ACL).map_err(errno)?;
+    }
+    let mtime = Timestamp { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec.try_into().unwrap_or(0) };
+    Ok((identity(&stat), Saved { mode, mtime: Some(mtime), default_acl }))
+}
+
+/// Opens a directory that is there, also one whose mode forbids it to the caller, who made it.
+fn open_directory(disk: &mut Disk<'_>, dir: BorrowedFd<'_>, name: &OsStr, stat: &FileStat) -> Result<OwnedFd> {
+    let open = || openat(dir, name, DIRECTORY, Mode::empty());
+    match disk.call(open)? {
+        Err(Errno::EACCES) => {
+            let mode = stat.st_mode & 0o7777;
+            let workable = Mode::from_bits_truncate(mode | 0o700);
+            fchmodat(dir, name, workable, FchmodatFlags::FollowSymlink).map_err(cannot_use)?;
+            let child = disk.call(open)?.map_err(cannot_use)?;
+            // As it was, so that who saves its mode saves the right one.
+            fchmod(&child, Mode::from_bits_truncate(mode)).map_err(cannot_use)?;
+            Ok(child)
+        }
+        result => result.map_err(cannot_use),
+    }
+}
+
+/// Removes whatever has the name of a new entry.
+pub(super) fn replace(dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+    match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(Errno::EISDIR | Errno::EPERM) => remove_tree(dir, name).map(drop),
+        Err(error) => Err(Error::io("unpack", "cannot replace what an earlier entry made", error)),
+    }
+}
+
+/// Opens a path as if `root` were the root directory: absolute links and `..` in links end below it.
+fn open_in_root(root: BorrowedFd<'_>, path: &OsStr, flags: OFlag) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let mut result = openat2(root, path, how);
+    for _ in 0..MAX_AGAIN {
+        if !matches!(result, Err(Errno::EAGAIN | Errno::EINTR)) {
+            break;
+        }
+        result = openat2(root, path, how);
+    }
+    result
+}
+
+fn is(stat: &FileStat, kind: SFlag) -> bool {
+    stat.st_mode & SFlag::S_IFMT.bits() == kind.bits()
+}
+
+#[allow(clippy::unnecessary_cast, reason = "the types differ between architectures")]
+fn identity(stat: &FileStat) -> (u64, u64) {
+    (stat.st_dev as u64, stat.st_ino as u64)
+}
+
+fn cannot_use(error: Errno) -> Error {
+    let told = Error::io("unpack", "cannot use a directory of the new root", error);
+    match error {
+        Errno::ENOSYS => told.with_remedy("use Linux 5.6 or later, for openat2"),
+        _ => told,
+    }
+}

@@ -1,0 +1,221 @@
+//! One entry onto the disk.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, makedev, mknodat};
+use nix::sys::uio::pwrite;
+use nix::unistd::{ftruncate, linkat, symlinkat, write};
+
+use super::Unpacked;
+use super::disk::Disk;
+use super::entries::Entries;
+use super::entry::{Content, Entry, EntryPath, Kind};
+use super::loss::LossKind;
+use super::meta::{Metadata, Object};
+use super::options::{DevicePolicy, UnpackOptions};
+use super::tree::{Tree, replace};
+use crate::error::{Error, ErrorKind, Result};
+use crate::volume::RootMetadata;
+
+const BUFFER: usize = 256 << 10;
+const NEW_FILE: OFlag = OFlag::O_WRONLY.union(OFlag::O_CREAT).union(OFlag::O_EXCL).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// Writes entries below a root.
+pub(super) struct Writer<'a> {
+    disk: Disk<'a>,
+    tree: Tree,
+    devices: DevicePolicy,
+    root: RootMetadata,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(disk: Disk<'a>, options: &UnpackOptions) -> Result<Self> {
+        let tree = Tree::new(&disk)?;
+        Ok(Writer { disk, tree, devices: options.devices, root: options.root, buffer: vec![0; BUFFER] })
+    }
+
+    /// Puts `entry` on the disk; a file's content comes from `entries`.
+    pub(super) fn entry(&mut self, mut entry: Entry, entries: &mut Entries<'_>) -> Result<()> {
+        self.disk.count_entry()?;
+        let metadata = Metadata::from(&mut entry);
+        let Some((parent, name)) = entry.path.split() else { return self.root(&entry, metadata) };
+        if entry.kind == Kind::Directory {
+            return self.directory(&entry.path, parent, name, metadata);
+        }
+        let dir = self.tree.enter(&mut self.disk, parent)?;
+        let dir = dir.as_fd();
+        match &entry.kind {
+            Kind::Directory => Ok(()),
+            Kind::File(content) => {
+                let file = self.make(dir, name, || openat(dir, name, NEW_FILE, Mode::S_IRUSR | Mode::S_IWUSR))?;
+                self.content(&file, content, entries)?;
+                self.disk.apply(Object::Open(file.as_fd()), &entry.path, &metadata)
+            }
+            Kind::Symlink(target) => {
+                self.make(dir, name, || symlinkat(target.as_c_str(), dir, name))?;
+                self.disk.apply(Object::Link(dir, name), &entry.path, &metadata)
+            }
+            Kind::Hardlink(target) => self.hard_link(dir, name, target),
+            Kind::Fifo => {
+                self.make(dir, name, || mknodat(dir, name, SFlag::S_IFIFO, Mode::S_IRUSR | Mode::S_IWUSR, 0))?;
+                self.disk.apply(Object::Node(dir, name), &entry.path, &metadata)
+            }
+            Kind::CharDevice { major, minor } => self.device(dir, &entry.path, SFlag::S_IFCHR, (*major, *minor), &metadata),
+            Kind::BlockDevice { major, minor } => self.device(dir, &entry.path, SFlag::S_IFBLK, (*major, *minor), &metadata),
+        }
+    }
+
+    /// Finishes the directories that are still open.
+    pub(super) fn finish(mut self) -> Result<Unpacked> {
+        self.tree.finish(&mut self.disk)?;
+        Ok(Unpacked { tally: self.disk.tally, losses: self.disk.losses })
+    }
+
+    fn root(&mut self, entry: &Entry, metadata: Metadata) -> Result<()> {
+        if entry.kind != Kind::Directory {
+            return Err(Error::new(ErrorKind::UnsafePath, "unpack", "it would replace the root itself"));
+        }
+        if self.root == RootMetadata::FromImage {
+            self.tree.set_root(metadata);
+        }
+        Ok(())
+    }
+
+    fn directory(&mut self, path: &EntryPath, parent: &[u8], name: &OsStr, metadata: Metadata) -> Result<()> {
+        let Some(metadata) = self.tree.set_pending(path, metadata) else { return Ok(()) };
+        self.tree.enter(&mut self.disk, parent)?;
+        self.tree.make_directory(&mut self.disk, name, metadata)
+    }
+
+    /// Makes something new under a name, and removes what had it: nothing is ever written through what exists.
+    fn make<T>(&mut self, dir: BorrowedFd<'_>, name: &OsStr, mut make: impl FnMut() -> nix::Result<T>) -> Result<T> {
+        match self.disk.call(&mut make)? {
+            Err(Errno::EEXIST) => {
+                replace(dir, name)?;
+                self.disk.must("cannot make it", make)
+            }
+            result => result.map_err(|error| Error::io("unpack", "cannot make it", error)),
+        }
+    }
+
+    fn content(&mut self, file: &OwnedFd, content: &Content, entries: &mut Entries<'_>) -> Result<()> {
+        let Some(segments) = &content.data else {
+            return self.copy(entries, content.size, |disk, piece, _| disk.must("cannot write it", || write(file, piece)));
+        };
+        for segment in segments {
+            self.copy(entries, segment.length, |disk, piece, done| {
+                let offset = i64::try_from(segment.offset + done)
+                    .map_err(|_| Error::new(ErrorKind::InvalidImage, "unpack", "its sparse map is out of range"))?;
+                disk.must("cannot write it", || pwrite(file, piece, offset))
+            })?;
+        }
+        // Also what ends in a hole has its size.
+        let size =
+            i64::try_from(content.size).map_err(|_| Error::new(ErrorKind::InvalidImage, "unpack", "its size is out of range"))?;
+        self.disk.must("cannot set its size", || ftruncate(file, size))
+    }
+
+    /// Copies `length` bytes of the archive through `put`, which takes a piece and how much came before it, and returns how much it took.
+    fn copy(
+        &mut self,
+        entries: &mut Entries<'_>,
+        length: u64,
+        put: impl Fn(&mut Disk<'_>, &[u8], u64) -> Result<usize>,
+    ) -> Result<()> {
+        let mut done = 0;
+        while done < length {
+            let wanted = usize::try_from(length - done).unwrap_or(usize::MAX).min(self.buffer.len());
+            let read = entries.read_data(&mut self.buffer[..wanted])?;
+            if read == 0 {
+                return Err(Error::new(ErrorKind::InvalidImage, "unpack", "its content is shorter than its size"));
+            }
+            let mut piece = &self.buffer[..read];
+            while !piece.is_empty() {
+                let put = put(&mut self.disk, piece, done)?;
+                piece = piece.get(put..).unwrap_or_default();
+                done += put as u64;
+            }
+            self.disk.count_data(read as u64)?;
+        }
+        Ok(())
+    }
+
+    fn hard_link(&mut self, dir: BorrowedFd<'_>, name: &OsStr, target: &EntryPath) -> Result<()> {
+        let missing = |what: &str| Error::new(ErrorKind::InvalidImage, "unpack", what).with_context("link", target);
+        let Some((target_parent, target_name)) = target.split() else {
+            return Err(missing("it is a hard link to the root directory"));
+        };
+        let Some(target_dir) = self.tree.find(&self.disk, target_parent)? else {
+            return Err(missing("it is a hard link to an entry that does not come before it"));
+        };
+        let link = || linkat(&target_dir, target_name, dir, name, AtFlags::empty());
+        let result = match self.disk.call(link)? {
+            Err(Errno::EEXIST) if same(target_dir.as_fd(), target_name, dir, name) => return Ok(()),
+            Err(Errno::EEXIST) => {
+                replace(dir, name)?;
+                self.disk.call(link)?
+            }
+            result => result,
+        };
+        match result {
+            Ok(()) => Ok(()),
+            Err(Errno::ENOENT) => Err(missing("it is a hard link to an entry that does not come before it")),
+            Err(Errno::EPERM) if is_directory(target_dir.as_fd(), target_name) => Err(missing("it is a hard link to a directory")),
+            Err(error) => Err(Error::io("unpack", "cannot make the hard link", error).with_context("link", target)),
+        }
+    }
+
+    fn device(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        path: &EntryPath,
+        kind: SFlag,
+        (major, minor): (u32, u32),
+        metadata: &Metadata,
+    ) -> Result<()> {
+        let Some((_, name)) = path.split() else { return Ok(()) };
+        check_device(self.devices)?;
+        if self.devices == DevicePolicy::Skip {
+            return Ok(());
+        }
+        let number = makedev(major.into(), minor.into());
+        let mut make = || mknodat(dir, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, number);
+        let result = match self.disk.call(&mut make)? {
+            Err(Errno::EEXIST) => {
+                replace(dir, name)?;
+                self.disk.call(make)?
+            }
+            result => result,
+        };
+        match result {
+            Ok(()) => self.disk.apply(Object::Node(dir, name), path, metadata),
+            Err(Errno::EPERM | Errno::EACCES) => self.disk.lose(LossKind::Device, path),
+            Err(error) => Err(Error::io("unpack", "cannot make the device node", error)),
+        }
+    }
+}
+
+/// Whether device nodes may be in an image at all.
+pub(super) fn check_device(policy: DevicePolicy) -> Result<()> {
+    if policy == DevicePolicy::Refuse {
+        return Err(Error::new(ErrorKind::InvalidImage, "unpack", "it is a device node, and these are refused")
+            .with_remedy("let device nodes be created or skipped, if this image is to be trusted"));
+    }
+    Ok(())
+}
+
+fn stat(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<FileStat> {
+    fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+}
+
+fn same(a_dir: BorrowedFd<'_>, a: &OsStr, b_dir: BorrowedFd<'_>, b: &OsStr) -> bool {
+    matches!((stat(a_dir, a), stat(b_dir, b)), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+}
+
+fn is_directory(dir: BorrowedFd<'_>, name: &OsStr) -> bool {
+    stat(dir, name).is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
+}
