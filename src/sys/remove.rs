@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
@@ -11,7 +11,7 @@ use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::walk::{EntryType, Left, Walk, open_beneath};
-use super::{attr, mounts, rename};
+use super::{attr, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::text::Escaped;
 
@@ -42,12 +42,9 @@ pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> Result<u64> {
         Err(error) => return Err(context(Error::io(OPERATION, "cannot look at it", error))),
     }
     refuse_mounts(parent, &name).map_err(context)?;
-    let removed = remove_opened(parent, &name).map_err(context)?;
-    if removed > 0 {
-        rename::sync_directory(parent)
-            .map_err(|error| context(Error::io(OPERATION, "it is gone, but that could not be made durable", error)))?;
-    }
-    Ok(removed)
+    // Not made durable: a root that a loss of power brings back is found under the same name and removed again. Waiting for the disk here can
+    // take seconds where it discards what was freed.
+    remove_opened(parent, &name).map_err(context)
 }
 
 /// Looks for mounts in the tree before half of it is gone. Without `/proc` each is found when the removal comes to it.
