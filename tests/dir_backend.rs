@@ -641,6 +641,22 @@ fn loop_devices_are_found_by_their_file() {
 }
 
 #[test]
+fn swap_files_are_found() {
+    need!(root());
+    let fs = need!(LoopFs::new(Kind::Ext4, 32));
+    let volume = volume(&fs.path());
+    fs::create_dir(volume.path()).unwrap();
+    let file = volume.path().join("swap file");
+    fs::write(&file, vec![0; 4 << 20]).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    run(Command::new("mkswap").arg(&file)).unwrap();
+    need!(run(Command::new("swapon").arg(&file)));
+    let found = volume.holders();
+    run(Command::new("swapoff").arg(&file)).unwrap();
+    assert_eq!(found.unwrap(), [Holder::Other(format!("swap file {}", file.display()))]);
+}
+
+#[test]
 fn without_root_what_is_lost_is_told() {
     const MARKER: &str = "REROOT_TEST_ORDINARY_USER";
     if let Some(folder) = std::env::var_os(MARKER) {

@@ -260,6 +260,25 @@ mod tests {
     }
 
     #[test]
+    fn a_tree_both_wide_and_deep_goes_whole() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut at = temp.path().join("top");
+        let mut made = 0;
+        for _ in 0..40 {
+            fs::create_dir(&at).unwrap();
+            made += 1;
+            for n in 0..15 {
+                File::create(at.join(format!("file-{n}"))).unwrap();
+                fs::create_dir(at.join(format!("side-{n}"))).unwrap();
+                made += 2;
+            }
+            at.push("down");
+        }
+        assert_eq!(remove(temp.path()).unwrap(), made);
+        assert!(!temp.path().join("top").exists());
+    }
+
+    #[test]
     fn links_are_not_followed_and_absence_is_fine() {
         let temp = tempfile::tempdir().unwrap();
         let canary = temp.path().join("canary");
