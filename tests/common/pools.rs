@@ -148,8 +148,7 @@ impl Pool for DirPool {
             // By halves: to keep track of what was taken takes space too.
             let more = ((left - free.bytes()) / 2).max(step);
             let length = file.metadata().map_err(|error| failed("cannot examine the ballast", error))?.len();
-            posix_fallocate(&file, length as i64, more as i64)
-                .map_err(|errno| failed("cannot make the ballast", errno.into()))?;
+            posix_fallocate(&file, length as i64, more as i64).map_err(|errno| failed("cannot make the ballast", errno.into()))?;
         }
     }
 
