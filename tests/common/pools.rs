@@ -31,7 +31,7 @@ fn unsupported(why: impl Into<String>) -> Error {
 
 /// Makes pools on one kind of file system.
 #[derive(Debug)]
-pub struct DirFactory {
+pub(crate) struct DirFactory {
     kind: Option<Kind>,
     commit: Commit,
     /// Mounted when the first pool is asked for, and shared by all but the confined ones.
@@ -40,12 +40,12 @@ pub struct DirFactory {
 
 impl DirFactory {
     /// On a file system of this kind, or in the temporary directory.
-    pub fn new(kind: Option<Kind>, commit: Commit) -> Self {
+    pub(crate) fn new(kind: Option<Kind>, commit: Commit) -> Self {
         DirFactory { kind, commit, shared: OnceLock::new() }
     }
 
     /// Why there can be no pools here, if so.
-    pub fn obstacle(&self) -> Option<String> {
+    pub(crate) fn obstacle(&self) -> Option<String> {
         self.shared()?.as_ref().err().cloned()
     }
 
