@@ -1,1 +1,2 @@
 //! unpack
+mod entry;
