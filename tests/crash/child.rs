@@ -152,8 +152,7 @@ impl Running {
             Some(point) => command.env(POINT, write_point(point)),
             None => command.env_remove(POINT),
         };
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
         match child.stdout.take() {
             Some(phases) => Ok(Running { child, phases, phase: None }),
             None => Err("the child has no output".into()),

@@ -13,8 +13,8 @@ mod steps;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use reroot::volume::Commit;
 use reroot::Strategy;
+use reroot::volume::Commit;
 
 use child::Job;
 use stand::Table;

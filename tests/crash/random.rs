@@ -66,7 +66,13 @@ fn measure(stand: &Stand, job: Job, image: Which) -> Result<Course, String> {
 }
 
 /// Half of the kills fall anywhere in the whole course, half into a phase chosen first, so that the short ones get theirs.
-fn kill_somewhere(stand: &Stand, job: Job, image: Which, course: &Course, random: &mut Random) -> Result<(End, Option<Phase>), String> {
+fn kill_somewhere(
+    stand: &Stand,
+    job: Job,
+    image: Which,
+    course: &Course,
+    random: &mut Random,
+) -> Result<(End, Option<Phase>), String> {
     let mut running = Running::start(job, &stand.volume_path(), stand.image(image), None)?;
     if course.phases.is_empty() || random.below(2) == 0 {
         sleep(random.part_of(course.whole));

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use reroot::Strategy;
 use reroot::conformance::fault::{Call, FaultPoint, Primitive, When};
 use reroot::volume::Commit;
-use reroot::Strategy;
 
 use super::child::{End, Job, Running};
 use super::stand::{Found, Stand, Table, Which};
@@ -25,7 +25,9 @@ pub(crate) fn kill_at_every_step(job: Job, table: &mut Table) -> Result<(), Stri
                     Which::A
                 }
             };
-            let found = kill_at(&stand, job, old, point).and_then(|()| stand.examine(job, old)).map_err(|why| format!("killed {point}: {why}"))?;
+            let found = kill_at(&stand, job, old, point)
+                .and_then(|()| stand.examine(job, old))
+                .map_err(|why| format!("killed {point}: {why}"))?;
             table.count(row(call, point), found);
             live = match found {
                 Found::Old => Some(old),
@@ -76,7 +78,9 @@ pub(crate) fn kill_recover_at_every_step(table: &mut Table) -> Result<(), String
         };
         interrupt()?;
         let mut volume = reroot::conformance::fault::Faulty::new(stand.volume(job)?);
-        Job::Recover.run(&mut volume, Path::new(""), std::sync::Arc::new(super::stand::Silent)).map_err(|error| error.report().to_string())?;
+        Job::Recover
+            .run(&mut volume, Path::new(""), std::sync::Arc::new(super::stand::Silent))
+            .map_err(|error| error.report().to_string())?;
         for point in volume.calls().iter().flat_map(Call::points) {
             let case = || -> Result<Found, String> {
                 interrupt()?;
