@@ -8,7 +8,7 @@ use reroot::Phase;
 use super::child::{End, Job, Running};
 use super::stand::{Found, Stand, Table, Which};
 
-const ENTRIES: usize = 2500;
+const ENTRIES: usize = 2000;
 /// After every so many kills the next rebuild is made to the end, uninterrupted.
 const WHOLE_EVERY: usize = 10;
 /// After every so many kills the recovery is killed too.

@@ -11,7 +11,7 @@ use reroot::conformance::fault::Faulty;
 use reroot::conformance::manifest::{DirectoryTimes, Manifest, ManifestOptions};
 use reroot::conformance::tree::Tree;
 use reroot::dir::DirVolume;
-use reroot::volume::Names;
+use reroot::volume::{Names, RootId, Slot};
 use reroot::{CancelToken, Event, Progress, RebuildableVolume, RecoverAction, Strategy, Wait, recover};
 
 use super::child::Job;
@@ -144,14 +144,26 @@ impl Stand {
     /// Recovers after a kill on the way from `old` to the other root, and demands the one or the other, whole and alone, twice.
     pub(crate) fn examine(&self, job: Job, old: Which) -> Result<Found, String> {
         let before = self.names(job)?;
-        let found = self.recover_and_look(job, old).map_err(|why| format!("{why}\n  (there was: {before})"))?;
-        let again = self.recovered(job)?;
-        if again.iter().any(|action| *action != RecoverAction::NoRoot) {
-            return Err(format!("a second recover did {again:?} (there was: {before})"));
-        }
-        if self.recover_and_look(job, old)? != found {
-            return Err(format!("a second recover changed the root (there was: {before})"));
-        }
+        let examine = || -> Result<Found, String> {
+            let actions = self.recovered(job)?;
+            let says = actions.contains(&RecoverAction::NoRoot);
+            let names = self.names(job)?;
+            if !names.live && says != (names.staged || names.retired) {
+                return Err(format!("without a root, recover did {actions:?}, and left: {names}"));
+            }
+            let root = self.root_id(job)?;
+            let again = self.recovered(job)?;
+            if again.iter().any(|action| *action != RecoverAction::NoRoot) {
+                return Err(format!("a second recover did {again:?}"));
+            }
+            if self.root_id(job)? != root || self.names(job)? != names {
+                return Err("a second recover changed the names".into());
+            }
+            let Some(which) = self.live()? else { return Ok(Found::NoRoot) };
+            self.expect_alone()?;
+            Ok(if which == old { Found::Old } else { Found::New })
+        };
+        let found = examine().map_err(|why| format!("{why}\n  (there was: {before})"))?;
         // Only while the old root goes and the new one comes, in place.
         let without = !before.live && !(before.staged && before.retired);
         if (found == Found::NoRoot) != without || (without && !job.is_in_place()) {
@@ -165,23 +177,8 @@ impl Stand {
         Ok(recover(&mut self.volume(job)?, &wait).map_err(report)?.actions)
     }
 
-    fn recover_and_look(&self, job: Job, old: Which) -> Result<Found, String> {
-        let actions = self.recovered(job)?;
-        match self.live()? {
-            None => {
-                let names = self.names(job)?;
-                let says = actions.contains(&RecoverAction::NoRoot);
-                if says == (names.staged || names.retired) {
-                    Ok(Found::NoRoot)
-                } else {
-                    Err(format!("without a root, recover did {actions:?}, and there is: {names}"))
-                }
-            }
-            Some(which) => {
-                self.expect_alone()?;
-                Ok(if which == old { Found::Old } else { Found::New })
-            }
-        }
+    fn root_id(&self, job: Job) -> Result<Option<RootId>, String> {
+        self.volume(job)?.identity(Slot::Live).map_err(report)
     }
 }
 
@@ -209,7 +206,7 @@ fn tree(which: Which, entries: usize) -> Tree {
                 tree.file(format!("{path}/deeper/still"), "A");
             }
             (kind, _) => {
-                tree.file(&path, format!("{which:?} {number} ").repeat(kind * 20));
+                tree.file(&path, format!("{which:?} {number} ").repeat(kind * 4));
             }
         }
     }
