@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::error::ErrorKind as ClapError;
+use clap::{CommandFactory, Parser, ValueEnum};
 use reroot::{ByteSize, Error, ErrorKind, Image, Rebuild, RebuildableVolume, Result, Sha256, SnapshotPolicy, Strategy};
 
 /// Replaces the root volume of an instance by a fresh copy of an image.
@@ -17,18 +18,17 @@ use reroot::{ByteSize, Error, ErrorKind, Image, Rebuild, RebuildableVolume, Resu
 /// The new root is made beside the old one and switched to when it is complete: a failure at any moment leaves the old root or the new
 /// one, whole.
 ///
+/// IMAGE is a tar, tar.gz or tar.zst file, or - for standard input. Without it the volume is rebuilt from the image that it was last rebuilt
+/// from. VOLUME is dir:PATH; if it does not exist, it is created.
+///
 /// Exit status: 0 done; 1 failed, the old root is intact; 2 usage; 3 refused by a policy or a check, nothing was changed; 4 no root
 /// remains (only --strategy in-place can).
 #[derive(Parser)]
-#[command(allow_missing_positional = true)]
+#[command(override_usage = "rebuild [OPTIONS] [IMAGE] VOLUME")]
 struct Arguments {
-    /// A tar, tar.gz or tar.zst file, or - for standard input. Without it: the image that the volume was last rebuilt from.
-    #[arg(conflicts_with = "empty")]
-    image: Option<String>,
-
-    /// The volume, as dir:PATH. If it does not exist, it is created.
-    #[arg(required = true)]
-    volume: String,
+    // Two words, of which the first may be missing, are more than clap can say; the text above does.
+    #[arg(required = true, num_args = 1..=2, hide = true)]
+    words: Vec<String>,
 
     /// Make the root an empty directory.
     #[arg(long)]
@@ -51,11 +51,11 @@ struct Arguments {
     max_size: Option<ByteSize>,
 
     /// The digest that the image must have.
-    #[arg(long, value_name = "HEX", requires = "image")]
+    #[arg(long, value_name = "HEX")]
     sha256: Option<Sha256>,
 
     /// Take only what lies below this folder of the image, like rootfs.
-    #[arg(long, value_name = "PREFIX", requires = "image")]
+    #[arg(long, value_name = "PREFIX")]
     strip: Option<String>,
 
     /// Wait this many seconds for the volume to become free, and for another rebuild of it to end.
@@ -93,8 +93,33 @@ enum Order {
     InPlace,
 }
 
+impl Arguments {
+    /// The image, if there is one, and the volume.
+    fn words(&self) -> (Option<&str>, &str) {
+        match &self.words[..] {
+            [image, volume] => (Some(image), volume),
+            [volume, ..] => (None, volume),
+            [] => (None, ""),
+        }
+    }
+
+    /// What clap cannot see: whether there is an image.
+    fn check(&self) -> Result<(), clap::Error> {
+        let mistake = |kind, message| Err(Arguments::command().error(kind, message));
+        match self.words().0 {
+            Some(_) if self.empty => mistake(ClapError::ArgumentConflict, "--empty needs no image"),
+            None if self.sha256.is_some() => mistake(ClapError::MissingRequiredArgument, "--sha256 needs an image"),
+            None if self.strip.is_some() => mistake(ClapError::MissingRequiredArgument, "--strip needs an image"),
+            _ => Ok(()),
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Err(mistake) = arguments.check() {
+        mistake.exit();
+    }
     let output = cli::Output::new(arguments.json, arguments.quiet);
     match rebuild(&arguments, output) {
         Ok(()) => ExitCode::from(cli::DONE),
@@ -104,7 +129,7 @@ fn main() -> ExitCode {
 
 fn rebuild(arguments: &Arguments, output: cli::Output) -> Result<()> {
     let cancel = cli::cancel_on_signals().map_err(|error| Error::io("rebuild", "cannot listen to signals", error))?;
-    let mut volume = cli::open_volume(&arguments.volume)?;
+    let mut volume = cli::open_volume(arguments.words().1)?;
     let image = open_image(arguments, &*volume)?;
     let bar = Arc::new(cli::Bar::new());
     let patience = Duration::from_secs(arguments.wait.into());
@@ -138,7 +163,7 @@ fn rebuild(arguments: &Arguments, output: cli::Output) -> Result<()> {
 }
 
 fn open_image(arguments: &Arguments, volume: &dyn RebuildableVolume) -> Result<Image> {
-    let mut image = match arguments.image.as_deref() {
+    let mut image = match arguments.words().0 {
         None if arguments.empty => Image::empty(),
         None => original_image(volume)?,
         Some("-") => standard_input()?,

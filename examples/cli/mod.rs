@@ -14,18 +14,18 @@ use reroot::dir::DirVolume;
 use reroot::{CancelToken, Error, ErrorKind, Event, Outcome, Phase, Progress, RebuildableVolume, Result};
 
 /// Done.
-pub const DONE: u8 = 0;
+pub(crate) const DONE: u8 = 0;
 /// Failed; the old root is intact.
-pub const FAILED: u8 = 1;
+pub(crate) const FAILED: u8 = 1;
 /// The command line makes no sense.
-pub const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 /// A policy or a check refused; nothing was changed.
-pub const REFUSED: u8 = 3;
+pub(crate) const REFUSED: u8 = 3;
 /// No root remains.
-pub const NO_ROOT: u8 = 4;
+pub(crate) const NO_ROOT: u8 = 4;
 
 /// Opens `dir:/srv/pool/containers/c1` and the like.
-pub fn open_volume(spec: &str) -> Result<Box<dyn RebuildableVolume>> {
+pub(crate) fn open_volume(spec: &str) -> Result<Box<dyn RebuildableVolume>> {
     match spec.split_once(':') {
         Some(("dir", path)) => Ok(Box::new(DirVolume::open(Path::new(path))?)),
         Some((scheme, _)) => {
@@ -39,7 +39,7 @@ pub fn open_volume(spec: &str) -> Result<Box<dyn RebuildableVolume>> {
 }
 
 /// The exit status that tells a script what happened to the volume.
-pub fn status(error: &Error) -> u8 {
+pub(crate) fn status(error: &Error) -> u8 {
     match (error.outcome(), error.kind()) {
         (Outcome::NoRoot, _) => NO_ROOT,
         (Outcome::Untouched, ErrorKind::InvalidInput) => USAGE,
@@ -50,7 +50,7 @@ pub fn status(error: &Error) -> u8 {
 
 /// How results are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Output {
+pub(crate) enum Output {
     Text,
     Json,
     Quiet,
@@ -58,7 +58,7 @@ pub enum Output {
 
 impl Output {
     /// From the flags `--json` and `--quiet`.
-    pub fn new(json: bool, quiet: bool) -> Self {
+    pub(crate) fn new(json: bool, quiet: bool) -> Self {
         match (json, quiet) {
             (true, _) => Output::Json,
             (false, true) => Output::Quiet,
@@ -67,7 +67,7 @@ impl Output {
     }
 
     /// Shows what a command has to say.
-    pub fn show<T: std::fmt::Display + serde::Serialize>(self, value: &T) {
+    pub(crate) fn show<T: std::fmt::Display + serde::Serialize>(self, value: &T) {
         match self {
             Output::Text => println!("{value}"),
             Output::Json => println!("{}", json(value)),
@@ -76,7 +76,7 @@ impl Output {
     }
 
     /// Shows an error and turns it into an exit status.
-    pub fn fail(self, error: &Error) -> ExitCode {
+    pub(crate) fn fail(self, error: &Error) -> ExitCode {
         match self {
             Output::Json => println!("{}", json(error)),
             Output::Text | Output::Quiet => eprintln!("error: {}", error.report()),
@@ -86,7 +86,7 @@ impl Output {
 }
 
 /// A token that SIGINT and SIGTERM set.
-pub fn cancel_on_signals() -> std::io::Result<CancelToken> {
+pub(crate) fn cancel_on_signals() -> std::io::Result<CancelToken> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&flag))?;
@@ -96,16 +96,16 @@ pub fn cancel_on_signals() -> std::io::Result<CancelToken> {
 
 /// A bar on standard error while an image is unpacked; silent where that is no terminal.
 #[derive(Debug)]
-pub struct Bar(ProgressBar);
+pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let bar = ProgressBar::new_spinner();
         bar.enable_steady_tick(Duration::from_millis(100));
         Bar(bar)
     }
 
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.0.finish_and_clear();
     }
 }
@@ -140,6 +140,6 @@ impl Progress for Bar {
 }
 
 /// One line of JSON.
-pub fn json<T: serde::Serialize + ?Sized>(value: &T) -> String {
+pub(crate) fn json<T: serde::Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"kind\":\"io\",\"message\":\"{error}\"}}"))
 }

@@ -97,7 +97,10 @@ impl DirVolume {
             staged: None,
             warnings: Vec::new(),
         };
-        volume.kind_of(Slot::Live, OPERATION).map_err(|error| error.with_kind(ErrorKind::InvalidInput))?;
+        volume.kind_of(Slot::Live, OPERATION).map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => error.with_kind(ErrorKind::InvalidInput),
+            _ => error,
+        })?;
         Ok(volume)
     }
 

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sys::call::retry;
 use crate::sys::remove::remove_tree;
 use crate::sys::rename;
-use crate::sys::walk::{EntryType, Walk};
+use crate::sys::walk::{EntryType, Order, Walk};
 use crate::text::Escaped;
 use crate::volume::{Snapshot, SnapshotOwner, Tidied};
 
@@ -124,7 +124,7 @@ impl SnapshotsDir {
     /// The names of the directories in it, sorted.
     fn directories(&self, dir: OwnedFd, operation: &'static str) -> Result<Vec<OsString>> {
         let mut names = Vec::new();
-        let mut walk = Walk::new(dir, c"").map_err(|error| self.failed(operation, error))?;
+        let mut walk = Walk::new(dir, c"", Order::Listed).map_err(|error| self.failed(operation, error))?;
         while let Some(kind) = walk.advance().map_err(|error| self.failed(operation, error))? {
             let is_directory = match kind {
                 EntryType::Directory => true,

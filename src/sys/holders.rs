@@ -41,7 +41,7 @@ pub(crate) fn find(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<Holder>> 
     let own = mounts::own().map_err(failed)?;
     let folder = mounts::path_of(parent).map_err(failed)?;
     let path = join(&folder, name.as_bytes());
-    let place = Place::of(parent, &folder, name.as_bytes(), &own).map_err(failed)?;
+    let place = Place::of(parent, &folder, name.as_bytes(), &own);
 
     let mut found = Found::default();
     let mut seen = place.mounts_on(&own);
@@ -79,18 +79,22 @@ pub(crate) fn find(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<Holder>> 
 }
 
 /// Where the directory lies, whatever paths lead there.
+#[derive(Default)]
 struct Place {
     device: Vec<u8>,
     path: Vec<u8>,
 }
 
 impl Place {
-    fn of(parent: BorrowedFd<'_>, folder: &[u8], name: &[u8], own: &[Mount]) -> io::Result<Self> {
-        let id = mounts::of_descriptor(parent)?;
-        let mount = own.iter().find(|mount| mount.id == id);
-        let located = mount.and_then(|mount| Some((mount, below(folder, &mount.point)?)));
-        let (mount, rest) = located.ok_or_else(|| io::Error::other("the mount that holds the volume is not in the mount table"))?;
-        Ok(Place { device: mount.device.clone(), path: join(&join(&mount.root, rest), name) })
+    fn of(parent: BorrowedFd<'_>, folder: &[u8], name: &[u8], own: &[Mount]) -> Self {
+        let located = || {
+            let id = mounts::of_descriptor(parent).ok()?;
+            let mount = own.iter().find(|mount| mount.id == id)?;
+            let rest = below(folder, &mount.point)?;
+            Some(Place { device: mount.device.clone(), path: join(&join(&mount.root, rest), name) })
+        };
+        // After a chroot the table may not show the mount: then no device matches, and the path alone has to do.
+        located().unwrap_or_default()
     }
 
     /// The paths under which the directory, or a part of it, shows in a namespace.

@@ -11,8 +11,10 @@ use nix::sys::stat::{Mode, fstat};
 use super::call::{FileId, retry};
 
 /// Directories held open at once. The ones above are closed and found again through `..`.
-const OPEN_FRAMES: usize = 32;
+const OPEN_FRAMES: usize = 16;
 const BUFFER: usize = 32 << 10;
+/// For directories that a first `BUFFER` does not hold.
+const LARGE_BUFFER: usize = 1 << 20;
 /// `d_ino`, `d_off`, `d_reclen` and `d_type` of the kernel's `linux_dirent64`, before the name.
 const ENTRY_HEADER: usize = 19;
 
@@ -34,6 +36,15 @@ pub(crate) fn open_beneath(dir: BorrowedFd<'_>, name: &CStr, flags: OFlag) -> Re
     retry(|| openat2(dir, name, how))
 }
 
+/// In which order a walk comes by the entries of a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// As the directory lists them, each once.
+    Listed,
+    /// By inode, within what was read at once: file systems remove neighbours several times faster. What is still there may come by again.
+    Inodes,
+}
+
 /// One directory on the way from the top to where the walk is.
 #[derive(Debug)]
 struct Frame {
@@ -41,12 +52,16 @@ struct Frame {
     id: FileId,
     dir: Option<OwnedFd>,
     buffer: Vec<u8>,
-    /// The current entry in `buffer`, then the next one, then the end of what was read.
-    current: usize,
-    next: usize,
-    end: usize,
-    /// Where the entry after the current one begins, for `lseek`.
-    position: i64,
+    /// How much of it the last read filled.
+    filled: usize,
+    /// The entries in it: their inodes and where they begin.
+    entries: Vec<(u64, u32)>,
+    /// How many of them the walk came by; the last one is the current entry.
+    taken: usize,
+    /// Where to go on reading after the directory was closed, for `lseek`.
+    resume: i64,
+    /// Where the entries after those in `buffer` begin.
+    behind: i64,
     seen: u64,
     pass: u32,
 }
@@ -65,13 +80,14 @@ pub(crate) struct Left {
 #[derive(Debug)]
 pub(crate) struct Walk {
     frames: Vec<Frame>,
+    order: Order,
     spare: Vec<Vec<u8>>,
 }
 
 impl Walk {
     /// Starts at `top`, an open directory, called `name` in messages.
-    pub(crate) fn new(top: OwnedFd, name: &CStr) -> io::Result<Self> {
-        let mut walk = Walk { frames: Vec::new(), spare: Vec::new() };
+    pub(crate) fn new(top: OwnedFd, name: &CStr, order: Order) -> io::Result<Self> {
+        let mut walk = Walk { frames: Vec::new(), order, spare: Vec::new() };
         walk.push(top, name.to_owned(), 0)?;
         Ok(walk)
     }
@@ -79,40 +95,21 @@ impl Walk {
     /// Moves to the next entry of the directory the walk is in; `None` at its end.
     pub(crate) fn advance(&mut self) -> io::Result<Option<EntryType>> {
         let Some(frame) = self.frames.last_mut() else { return Ok(None) };
-        loop {
-            if frame.next >= frame.end {
-                let dir = frame.dir.as_ref().ok_or(Errno::EBADF)?;
-                frame.end = match read_entries(dir.as_fd(), &mut frame.buffer) {
-                    Ok(length) => length,
-                    // Someone else removed the directory under us: it has no more entries.
-                    Err(Errno::ENOENT) => 0,
-                    Err(error) => return Err(error.into()),
-                };
-                frame.next = 0;
-                if frame.end == 0 {
-                    return Ok(None);
-                }
-            }
-            let entry = frame.buffer.get(frame.next..frame.end).unwrap_or_default();
-            let (Some(position), Some(length), Some(&kind)) = (entry.get(8..16), entry.get(16..18), entry.get(18)) else {
-                return Err(Errno::EIO.into());
-            };
-            let length = usize::from(u16::from_ne_bytes(length.try_into().map_err(|_| Errno::EIO)?));
-            if length <= ENTRY_HEADER || length > entry.len() {
-                return Err(Errno::EIO.into());
-            }
-            frame.position = i64::from_ne_bytes(position.try_into().map_err(|_| Errno::EIO)?);
-            frame.current = frame.next;
-            frame.next += length;
-            if matches!(frame.name_of_current(), Some(name) if !matches!(name.to_bytes(), b"." | b"..")) {
-                frame.seen += 1;
-                return Ok(Some(match kind {
-                    libc::DT_DIR => EntryType::Directory,
-                    libc::DT_UNKNOWN => EntryType::Unknown,
-                    _ => EntryType::Other,
-                }));
-            }
+        if frame.taken == frame.entries.len() {
+            frame.read(self.order)?;
         }
+        let Some(&(_, start)) = frame.entries.get(frame.taken) else { return Ok(None) };
+        frame.taken += 1;
+        frame.seen += 1;
+        let header = frame.buffer.get(start as usize..).and_then(|entry| entry.first_chunk::<ENTRY_HEADER>()).ok_or(Errno::EIO)?;
+        if self.order == Order::Listed {
+            frame.resume = position_after(header);
+        }
+        Ok(Some(match header[18] {
+            libc::DT_DIR => EntryType::Directory,
+            libc::DT_UNKNOWN => EntryType::Unknown,
+            _ => EntryType::Other,
+        }))
     }
 
     /// The name of the current entry.
@@ -130,7 +127,10 @@ impl Walk {
     pub(crate) fn enter(&mut self, dir: OwnedFd, name: CString, pass: u32) -> io::Result<()> {
         if let Some(shallowest) = self.frames.len().checked_sub(OPEN_FRAMES).and_then(|at| self.frames.get_mut(at)) {
             shallowest.dir = None;
-            self.spare.push(std::mem::take(&mut shallowest.buffer));
+            shallowest.entries = Vec::new();
+            shallowest.taken = 0;
+            let buffer = std::mem::take(&mut shallowest.buffer);
+            self.recycle(buffer);
         }
         self.push(dir, name, pass)
     }
@@ -138,7 +138,7 @@ impl Walk {
     /// Goes back up, to where the entry of the left directory is the current one; `None` if that was the top.
     pub(crate) fn leave(&mut self) -> io::Result<Option<Left>> {
         let Some(left) = self.frames.pop() else { return Ok(None) };
-        self.spare.push(left.buffer);
+        self.recycle(left.buffer);
         let Some(parent) = self.frames.last_mut() else { return Ok(None) };
         if parent.dir.is_none() {
             let child = left.dir.ok_or(Errno::EBADF)?;
@@ -147,12 +147,11 @@ impl Walk {
             if FileId::from(&fstat(&dir)?) != parent.id {
                 return Err(io::Error::other("a directory was moved away while it was walked"));
             }
-            // Entries that are gone do not move the others: the walk goes on behind the one it went into.
-            nix::unistd::lseek64(&dir, parent.position, nix::unistd::Whence::SeekSet)?;
+            // Entries that are gone do not move the others.
+            nix::unistd::lseek64(&dir, parent.resume, nix::unistd::Whence::SeekSet)?;
+            parent.behind = parent.resume;
             parent.dir = Some(dir);
             parent.buffer = self.spare.pop().unwrap_or_default();
-            parent.buffer.resize(BUFFER, 0);
-            (parent.current, parent.next, parent.end) = (0, 0, 0);
         }
         Ok(Some(Left { name: left.name, seen: left.seen, pass: left.pass }))
     }
@@ -177,19 +176,90 @@ impl Walk {
         path
     }
 
+    /// Keeps a buffer for the next directory, unless it is a large one.
+    fn recycle(&mut self, buffer: Vec<u8>) {
+        if buffer.capacity() <= BUFFER {
+            self.spare.push(buffer);
+        }
+    }
+
     fn push(&mut self, dir: OwnedFd, name: CString, pass: u32) -> io::Result<()> {
         let id = FileId::from(&fstat(&dir)?);
-        let mut buffer = self.spare.pop().unwrap_or_default();
-        buffer.resize(BUFFER, 0);
-        self.frames.push(Frame { name, id, dir: Some(dir), buffer, current: 0, next: 0, end: 0, position: 0, seen: 0, pass });
+        let buffer = self.spare.pop().unwrap_or_default();
+        let entries = Vec::new();
+        self.frames.push(Frame {
+            name,
+            id,
+            dir: Some(dir),
+            buffer,
+            entries,
+            filled: 0,
+            taken: 0,
+            resume: 0,
+            behind: 0,
+            seen: 0,
+            pass,
+        });
         Ok(())
     }
 }
 
 impl Frame {
-    fn name_of_current(&self) -> Option<&CStr> {
-        CStr::from_bytes_until_nul(self.buffer.get(self.current + ENTRY_HEADER..self.next)?).ok()
+    /// Reads the next entries.
+    fn read(&mut self, order: Order) -> io::Result<()> {
+        let large = self.filled > BUFFER / 2;
+        self.entries.clear();
+        self.taken = 0;
+        self.resume = self.behind;
+        self.buffer.resize(if large { LARGE_BUFFER } else { BUFFER }, 0);
+        let dir = self.dir.as_ref().ok_or(Errno::EBADF)?;
+        while self.entries.is_empty() {
+            let length = match read_entries(dir.as_fd(), &mut self.buffer) {
+                Ok(length) => length,
+                // Someone else removed the directory under us: it has no more entries.
+                Err(Errno::ENOENT) => 0,
+                Err(error) => return Err(error.into()),
+            };
+            self.filled = length;
+            if length == 0 {
+                return Ok(());
+            }
+            let mut start = 0;
+            while let Some(header) = self.buffer.get(start..length).and_then(|entry| entry.first_chunk::<ENTRY_HEADER>()) {
+                let inode = u64::from_ne_bytes(chunk(header, 0));
+                let size = usize::from(u16::from_ne_bytes(chunk(header, 16)));
+                if size <= ENTRY_HEADER {
+                    return Err(Errno::EIO.into());
+                }
+                self.behind = position_after(header);
+                let name =
+                    self.buffer.get(start + ENTRY_HEADER..start + size).and_then(|name| CStr::from_bytes_until_nul(name).ok());
+                if !matches!(name.ok_or(Errno::EIO)?.to_bytes(), b"." | b"..") {
+                    self.entries.push((inode, start as u32));
+                }
+                start += size;
+            }
+        }
+        if order == Order::Inodes {
+            self.entries.sort_unstable();
+        }
+        Ok(())
     }
+
+    fn name_of_current(&self) -> Option<&CStr> {
+        let (_, start) = self.entries.get(self.taken.checked_sub(1)?)?;
+        CStr::from_bytes_until_nul(self.buffer.get(*start as usize + ENTRY_HEADER..)?).ok()
+    }
+}
+
+/// Where the entry after the one with this header begins.
+fn position_after(header: &[u8; ENTRY_HEADER]) -> i64 {
+    i64::from_ne_bytes(chunk(header, 8))
+}
+
+/// The bytes of a field. All fields lie within the header, so there is no field that would come out as zeros.
+fn chunk<const N: usize>(header: &[u8; ENTRY_HEADER], at: usize) -> [u8; N] {
+    header.get(at..).and_then(|field| field.first_chunk()).copied().unwrap_or([0; N])
 }
 
 fn read_entries(dir: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -209,7 +279,7 @@ pub(crate) fn disk_usage(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<Opti
     };
     let mut linked = std::collections::HashSet::new();
     let mut blocks = fstat(&top)?.st_blocks as u64;
-    let mut walk = Walk::new(top, name)?;
+    let mut walk = Walk::new(top, name, Order::Listed)?;
     loop {
         let Some(kind) = walk.advance()? else {
             match walk.leave()? {
@@ -261,7 +331,7 @@ mod tests {
             made += 1;
         }
         let parent = fs::File::open(dir.path()).unwrap();
-        let mut walk = Walk::new(open_beneath(parent.as_fd(), c"top", OFlag::O_RDONLY).unwrap(), c"top").unwrap();
+        let mut walk = Walk::new(open_beneath(parent.as_fd(), c"top", OFlag::O_RDONLY).unwrap(), c"top", Order::Listed).unwrap();
         let mut seen = 0;
         loop {
             match walk.advance().unwrap() {

@@ -2,27 +2,27 @@
 
 #![allow(dead_code, reason = "each program uses a part of it")]
 
-pub mod loopfs;
-pub mod pools;
+pub(crate) mod loopfs;
+pub(crate) mod pools;
 
 use std::path::Path;
 use std::process::Command;
 
 /// Whether a test that cannot run has failed: so in CI, where everything it needs is to be there.
-pub fn required() -> bool {
+pub(crate) fn required() -> bool {
     std::env::var_os("REROOT_REQUIRE").is_some_and(|value| value == "1")
 }
 
 /// A folder that is removed when it is dropped, also by a user who may not write to all that was unpacked in it.
 #[derive(Debug)]
-pub struct Folder(tempfile::TempDir);
+pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    pub fn new(place: &Path) -> std::io::Result<Self> {
+    pub(crate) fn new(place: &Path) -> std::io::Result<Self> {
         tempfile::Builder::new().prefix("reroot-test-").tempdir_in(place).map(Folder)
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 }

@@ -31,7 +31,7 @@ fn unsupported(why: impl Into<String>) -> Error {
 
 /// Makes pools on one kind of file system.
 #[derive(Debug)]
-pub struct DirFactory {
+pub(crate) struct DirFactory {
     kind: Option<Kind>,
     commit: Commit,
     /// Mounted when the first pool is asked for, and shared by all but the confined ones.
@@ -40,12 +40,12 @@ pub struct DirFactory {
 
 impl DirFactory {
     /// On a file system of this kind, or in the temporary directory.
-    pub fn new(kind: Option<Kind>, commit: Commit) -> Self {
+    pub(crate) fn new(kind: Option<Kind>, commit: Commit) -> Self {
         DirFactory { kind, commit, shared: OnceLock::new() }
     }
 
     /// Why there can be no pools here, if so.
-    pub fn obstacle(&self) -> Option<String> {
+    pub(crate) fn obstacle(&self) -> Option<String> {
         self.shared()?.as_ref().err().cloned()
     }
 
@@ -148,8 +148,7 @@ impl Pool for DirPool {
             // By halves: to keep track of what was taken takes space too.
             let more = ((left - free.bytes()) / 2).max(step);
             let length = file.metadata().map_err(|error| failed("cannot examine the ballast", error))?.len();
-            posix_fallocate(&file, length as i64, more as i64)
-                .map_err(|errno| failed("cannot make the ballast", errno.into()))?;
+            posix_fallocate(&file, length as i64, more as i64).map_err(|errno| failed("cannot make the ballast", errno.into()))?;
         }
     }
 

@@ -1,0 +1,140 @@
+//! Small file systems of their own for tests: an image file, a loop device, a mount, all gone when the value is dropped.
+
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+/// What to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Ext4,
+    Xfs,
+    Btrfs,
+    Tmpfs,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Kind; 4] = [Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Tmpfs];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Ext4 => "ext4",
+            Kind::Xfs => "xfs",
+            Kind::Btrfs => "btrfs",
+            Kind::Tmpfs => "tmpfs",
+        }
+    }
+
+    /// The least that its mkfs takes.
+    fn min_mib(self) -> u64 {
+        match self {
+            Kind::Ext4 | Kind::Tmpfs => 16,
+            Kind::Xfs => 300,
+            Kind::Btrfs => 120,
+        }
+    }
+}
+
+/// A mounted file system.
+#[derive(Debug)]
+pub(crate) struct LoopFs {
+    folder: tempfile::TempDir,
+    mounted: bool,
+}
+
+impl LoopFs {
+    /// A file system of `mib` MiB, or more where it needs more. `Err` says why there can be none here.
+    pub(crate) fn new(kind: Kind, mib: u64) -> Result<LoopFs, String> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err("not root: cannot mount".into());
+        }
+        let folder = tempfile::Builder::new().prefix("reroot-fs-").tempdir().map_err(|error| error.to_string())?;
+        let mut made = LoopFs { folder, mounted: false };
+        std::fs::create_dir(made.path()).map_err(|error| error.to_string())?;
+        let mib = mib.max(kind.min_mib());
+        if kind == Kind::Tmpfs {
+            let options = format!("size={mib}m,mode=755");
+            run(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "reroot-test"]).arg(made.path()))?;
+            made.mounted = true;
+            return Ok(made);
+        }
+        let image = made.folder.path().join("image");
+        let file = std::fs::File::create(&image).map_err(|error| error.to_string())?;
+        file.set_len(mib << 20).map_err(|error| error.to_string())?;
+        let quiet: &[&str] = match kind {
+            Kind::Ext4 => &["-q", "-F", "-E", "nodiscard"],
+            Kind::Xfs => &["-q", "-f", "-K"],
+            _ => &["-q", "-f", "-K"],
+        };
+        run(Command::new(format!("mkfs.{}", kind.name())).args(quiet).arg(&image))?;
+        // The kernel detaches the device at the last unmount, also when this process is killed.
+        let mount = || run(Command::new("mount").args(["-t", kind.name(), "-o", "loop"]).arg(&image).arg(made.path()));
+        let mut result = mount();
+        for _ in 0..5 {
+            // Two who ask for a free device at once may get the same one.
+            if !matches!(&result, Err(why) if why.contains("loop device")) {
+                break;
+            }
+            sleep(Duration::from_millis(200));
+            result = mount();
+        }
+        result?;
+        made.mounted = true;
+        Ok(made)
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join("mnt")
+    }
+}
+
+impl Drop for LoopFs {
+    fn drop(&mut self) {
+        if !self.mounted {
+            return;
+        }
+        // Recursively: a failed test may have left mounts of its own.
+        for _ in 0..20 {
+            if run(Command::new("umount").arg("-R").arg(self.path())).is_ok() {
+                return;
+            }
+            sleep(Duration::from_millis(100));
+        }
+        if let Err(why) = run(Command::new("umount").arg("-R").arg("-l").arg(self.path())) {
+            eprintln!("cannot unmount {}: {why}", self.path().display());
+        }
+    }
+}
+
+/// A mount on `at` that goes when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Mounts the directory `what` on `at` too.
+    pub(crate) fn bind(what: &Path, at: &Path) -> Result<Mounted, String> {
+        run(Command::new("mount").arg("--bind").arg(what).arg(at))?;
+        Ok(Mounted(at.to_owned()))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if run(Command::new("umount").arg(&self.0)).is_err() {
+            let _ = run(Command::new("umount").arg("-l").arg(&self.0));
+        }
+    }
+}
+
+/// Runs a command; its error output is the error.
+pub(crate) fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("{:?}: {error}", command.get_program()))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(format!("{:?}: {}", command.get_program(), String::from_utf8_lossy(&output.stderr).trim()))
+}

@@ -1,0 +1,208 @@
+//! The process that is killed: a rebuild or a recovery of a volume, told by environment variables what to do.
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reroot::conformance::fault::{Fault, FaultPoint, Faulty, Primitive, When};
+use reroot::dir::DirVolume;
+use reroot::volume::Commit;
+use reroot::{CancelToken, Event, Image, Phase, Progress, Rebuild, Result, Strategy, Wait, recover};
+
+const JOB: &str = "REROOT_CRASH_JOB";
+const VOLUME: &str = "REROOT_CRASH_VOLUME";
+const IMAGE: &str = "REROOT_CRASH_IMAGE";
+const POINT: &str = "REROOT_CRASH_POINT";
+
+/// What the child does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Job {
+    Rebuild(Strategy, Commit),
+    Recover,
+}
+
+impl Job {
+    /// All of them, numbered as they are passed on.
+    const ALL: [Job; 4] = [
+        Job::Rebuild(Strategy::Swap, Commit::Exchange),
+        Job::Rebuild(Strategy::Swap, Commit::TwoRenames),
+        Job::Rebuild(Strategy::InPlace, Commit::Exchange),
+        Job::Recover,
+    ];
+
+    pub(crate) fn commit(self) -> Commit {
+        match self {
+            Job::Rebuild(_, commit) => commit,
+            Job::Recover => Commit::Exchange,
+        }
+    }
+
+    pub(crate) fn is_in_place(self) -> bool {
+        matches!(self, Job::Rebuild(Strategy::InPlace, _))
+    }
+
+    /// Does it. The image is not looked at by a recovery.
+    pub(crate) fn run(self, volume: &mut Faulty<DirVolume>, image: &Path, progress: Arc<dyn Progress>) -> Result<()> {
+        match self {
+            Job::Rebuild(strategy, _) => {
+                Rebuild::new(Image::open(image)?).strategy(strategy).progress(progress).run(volume).map(drop)
+            }
+            Job::Recover => recover(volume, &Wait::new(Duration::from_secs(20), CancelToken::new())).map(drop),
+        }
+    }
+}
+
+/// Tells the parent by a byte on standard output that a phase begins.
+struct Tell;
+
+impl Progress for Tell {
+    fn event(&self, event: &Event<'_>) {
+        if let Event::Phase(phase) = event {
+            let _ = std::io::stdout().write_all(&[code(*phase)]).and_then(|()| std::io::stdout().flush());
+        }
+    }
+}
+
+/// The phases, by the byte that stands for them.
+pub(crate) const PHASES: [Phase; 9] = [
+    Phase::Recover,
+    Phase::Plan,
+    Phase::Check,
+    Phase::Remove,
+    Phase::Stage,
+    Phase::Fill,
+    Phase::Seal,
+    Phase::Commit,
+    Phase::Dispose,
+];
+
+fn code(phase: Phase) -> u8 {
+    PHASES.iter().position(|known| *known == phase).map_or(b'?', |index| b'0' + index as u8)
+}
+
+/// Does the job if this process is a child; returns its exit status.
+pub(crate) fn run_if_asked() -> Option<i32> {
+    let job = std::env::var(JOB).ok()?;
+    let result = (|| -> std::result::Result<(), String> {
+        let job = *job.parse().ok().and_then(|index: usize| Job::ALL.get(index)).ok_or("no such job")?;
+        let path = std::env::var_os(VOLUME).ok_or("no volume")?;
+        let volume = DirVolume::open(path).map_err(|error| error.report().to_string())?.with_commit(job.commit());
+        let mut volume = Faulty::new(volume);
+        if let Ok(point) = std::env::var(POINT) {
+            volume = volume.with_fault(read_point(&point).ok_or("no such point")?, Fault::Kill);
+        }
+        let image = std::env::var_os(IMAGE).unwrap_or_default();
+        job.run(&mut volume, image.as_ref(), Arc::new(Tell)).map_err(|error| error.report().to_string())
+    })();
+    match result {
+        Ok(()) => Some(0),
+        Err(why) => {
+            eprintln!("{why}");
+            Some(1)
+        }
+    }
+}
+
+fn write_point(point: FaultPoint) -> String {
+    let when = if point.when == When::Before { "before" } else { "after" };
+    format!("{when} {} {}", point.occurrence, point.primitive)
+}
+
+fn read_point(text: &str) -> Option<FaultPoint> {
+    let mut words = text.split(' ');
+    let when = match words.next()? {
+        "before" => When::Before,
+        "after" => When::After,
+        _ => return None,
+    };
+    let occurrence = words.next()?.parse().ok()?;
+    let name = words.next()?;
+    let primitive = Primitive::ALL.into_iter().find(|primitive| primitive.to_string() == name)?;
+    Some(FaultPoint::new(primitive, occurrence, when))
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It did its job.
+    Done,
+    /// It was killed.
+    Killed,
+}
+
+/// A child at work. It is killed, by its id, and reaped when this is dropped.
+pub(crate) struct Running {
+    child: Child,
+    phases: ChildStdout,
+    /// The phase it was in when it was last listened to.
+    pub(crate) phase: Option<Phase>,
+}
+
+impl Running {
+    pub(crate) fn start(job: Job, volume: &Path, image: &Path, point: Option<FaultPoint>) -> std::result::Result<Self, String> {
+        let failed = |error: std::io::Error| format!("cannot start the child: {error}");
+        let index = Job::ALL.iter().position(|known| *known == job).ok_or("no such job")?;
+        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+        command.env(JOB, index.to_string()).env(VOLUME, volume).env(IMAGE, image);
+        match point {
+            Some(point) => command.env(POINT, write_point(point)),
+            None => command.env_remove(POINT),
+        };
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
+        match child.stdout.take() {
+            Some(phases) => Ok(Running { child, phases, phase: None }),
+            None => Err("the child has no output".into()),
+        }
+    }
+
+    /// Waits until the next phase begins; `None` when the child has ended.
+    pub(crate) fn next_phase(&mut self) -> Option<Phase> {
+        let mut byte = [0];
+        let phase = match self.phases.read(&mut byte) {
+            Ok(1) => PHASES.get(usize::from(byte[0].wrapping_sub(b'0'))).copied(),
+            _ => None,
+        };
+        self.phase = phase.or(self.phase);
+        phase
+    }
+
+    /// Kills it, unless it has ended by itself.
+    pub(crate) fn kill(mut self) -> std::result::Result<(End, Option<Phase>), String> {
+        // Not reaped yet, so the id is still its own.
+        self.child.kill().map_err(|error| format!("cannot kill the child: {error}"))?;
+        self.end()
+    }
+
+    /// Waits for its end. The second value is the last phase that began.
+    pub(crate) fn end(mut self) -> std::result::Result<(End, Option<Phase>), String> {
+        while self.next_phase().is_some() {}
+        let status = self.child.wait().map_err(|error| format!("cannot wait for the child: {error}"))?;
+        let mut said = String::new();
+        if let Some(mut stderr) = self.child.stderr.take() {
+            let _ = stderr.read_to_string(&mut said);
+        }
+        match (status.code(), status.signal()) {
+            (Some(0), _) => Ok((End::Done, self.phase)),
+            (_, Some(libc_sigkill)) if libc_sigkill == SIGKILL => Ok((End::Killed, self.phase)),
+            _ => Err(format!("the child ended with {status}: {said}")),
+        }
+    }
+}
+
+const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A name for the table.
+pub(crate) fn shown(phase: Option<Phase>) -> OsString {
+    phase.map_or("start".into(), |phase| phase.to_string().into())
+}

@@ -1,0 +1,255 @@
+//! What is killed and examined: a volume, two images, and the question that is asked after every kill.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reroot::conformance::fault::Faulty;
+use reroot::conformance::manifest::{DirectoryTimes, Manifest, ManifestOptions};
+use reroot::conformance::tree::Tree;
+use reroot::dir::DirVolume;
+use reroot::volume::Names;
+use reroot::{CancelToken, Event, Progress, RebuildableVolume, RecoverAction, Strategy, Wait, recover};
+
+use super::child::Job;
+use super::common::Folder;
+
+/// Which of the two images a root was filled from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    A,
+    B,
+}
+
+impl Which {
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Which::A => Which::B,
+            Which::B => Which::A,
+        }
+    }
+}
+
+/// What a recovery found after a kill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    Old,
+    New,
+    NoRoot,
+}
+
+struct Silent;
+
+impl Progress for Silent {
+    fn event(&self, _: &Event<'_>) {}
+}
+
+/// A pool with one volume, and two images of some thousand entries in all.
+pub(crate) struct Stand {
+    folder: Folder,
+    images: [(PathBuf, Manifest); 2],
+}
+
+impl Stand {
+    pub(crate) fn new(entries: usize) -> Result<Self, String> {
+        let folder = Folder::new(&std::env::temp_dir()).map_err(|error| error.to_string())?;
+        let image = |which: Which| -> Result<_, String> {
+            let tree = tree(which, entries);
+            let path = folder.path().join(format!("{which:?}.tar"));
+            let bytes = tree.to_tar().map_err(|error| error.to_string())?;
+            fs::write(&path, bytes).map_err(|error| error.to_string())?;
+            Ok((path, tree.manifest()))
+        };
+        let images = [image(Which::A)?, image(Which::B)?];
+        fs::create_dir(folder.path().join("pool")).map_err(|error| error.to_string())?;
+        Ok(Stand { folder, images })
+    }
+
+    fn pool(&self) -> PathBuf {
+        self.folder.path().join("pool")
+    }
+
+    pub(crate) fn volume_path(&self) -> PathBuf {
+        self.pool().join("c1")
+    }
+
+    pub(crate) fn volume(&self, job: Job) -> Result<DirVolume, String> {
+        Ok(DirVolume::open(self.volume_path()).map_err(report)?.with_commit(job.commit()))
+    }
+
+    pub(crate) fn image(&self, which: Which) -> &Path {
+        &self.images[which as usize].0
+    }
+
+    /// Rebuilds the volume, in this process, and demands that it worked.
+    pub(crate) fn rebuild(&self, job: Job, which: Which) -> Result<Faulty<DirVolume>, String> {
+        let mut volume = Faulty::new(self.volume(job)?);
+        job.run(&mut volume, self.image(which), Arc::new(Silent)).map_err(report)?;
+        match self.live()? {
+            Some(found) if found == which => self.expect_alone()?,
+            other => return Err(format!("a rebuild from {which:?} left {other:?}")),
+        }
+        Ok(volume)
+    }
+
+    /// Brings the volume to this root by the safest way.
+    pub(crate) fn reset(&self, which: Which) -> Result<(), String> {
+        let job = Job::Rebuild(Strategy::Swap, reroot::volume::Commit::Exchange);
+        self.rebuild(job, which).map(drop)
+    }
+
+    pub(crate) fn names(&self, job: Job) -> Result<Names, String> {
+        self.volume(job)?.names().map_err(report)
+    }
+
+    /// Which root is live; an error if it is neither of the two, whole.
+    fn live(&self) -> Result<Option<Which>, String> {
+        let path = self.volume_path();
+        if !path.exists() {
+            return Ok(None);
+        }
+        let options = ManifestOptions::new().with_directory_times(DirectoryTimes::IgnoredOfRoot);
+        let live = options.read(&path).map_err(report)?;
+        for which in [Which::A, Which::B] {
+            if self.images[which as usize].1 == live {
+                return Ok(Some(which));
+            }
+        }
+        let [(_, a), (_, b)] = &self.images;
+        Err(format!("the live root is neither A:\n{}\nnor B:\n{}", a.diff(&live), b.diff(&live)))
+    }
+
+    /// Demands that the pool holds the volume and nothing else.
+    fn expect_alone(&self) -> Result<(), String> {
+        let mut names: Vec<_> = fs::read_dir(self.pool())
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|error| error.to_string())?
+            .into_iter()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        if names == ["c1"] { Ok(()) } else { Err(format!("in the pool are {names:?}")) }
+    }
+
+    /// Recovers after a kill on the way from `old` to the other root, and demands the one or the other, whole and alone, twice.
+    pub(crate) fn examine(&self, job: Job, old: Which) -> Result<Found, String> {
+        let before = self.names(job)?;
+        let found = self.recover_and_look(job, old).map_err(|why| format!("{why}\n  (there was: {before})"))?;
+        let again = self.recovered(job)?;
+        if again.iter().any(|action| *action != RecoverAction::NoRoot) {
+            return Err(format!("a second recover did {again:?} (there was: {before})"));
+        }
+        if self.recover_and_look(job, old)? != found {
+            return Err(format!("a second recover changed the root (there was: {before})"));
+        }
+        // Only while the old root goes and the new one comes, in place.
+        let without = !before.live && !(before.staged && before.retired);
+        if (found == Found::NoRoot) != without || (without && !job.is_in_place()) {
+            return Err(format!("recover left {found:?}, and there was: {before}"));
+        }
+        Ok(found)
+    }
+
+    fn recovered(&self, job: Job) -> Result<Vec<RecoverAction>, String> {
+        let wait = Wait::new(Duration::from_secs(20), CancelToken::new());
+        Ok(recover(&mut self.volume(job)?, &wait).map_err(report)?.actions)
+    }
+
+    fn recover_and_look(&self, job: Job, old: Which) -> Result<Found, String> {
+        let actions = self.recovered(job)?;
+        match self.live()? {
+            None => {
+                let names = self.names(job)?;
+                let says = actions.contains(&RecoverAction::NoRoot);
+                if says == (names.staged || names.retired) {
+                    Ok(Found::NoRoot)
+                } else {
+                    Err(format!("without a root, recover did {actions:?}, and there is: {names}"))
+                }
+            }
+            Some(which) => {
+                self.expect_alone()?;
+                Ok(if which == old { Found::Old } else { Found::New })
+            }
+        }
+    }
+}
+
+fn report(error: reroot::Error) -> String {
+    error.report().to_string()
+}
+
+/// Directories of files of a few sizes, links of both kinds, and names that both trees have with different content.
+fn tree(which: Which, entries: usize) -> Tree {
+    let mut tree = Tree::new();
+    let per_directory = 24;
+    for number in 0..entries {
+        let directory = format!("usr/share/{:03}", number / per_directory);
+        let path = format!("{directory}/{number:05}");
+        match (number % per_directory, which) {
+            (0, _) => {
+                tree.directory(&directory).mode = 0o750;
+            }
+            (1, _) => {
+                tree.symlink(&path, format!("/target/of/{which:?}"));
+            }
+            (2, _) => tree.hard_link(&path, format!("{directory}/{:05}", number + 1)),
+            // A directory in the one tree, a file in the other.
+            (4, Which::A) => {
+                tree.file(format!("{path}/deeper/still"), "A");
+            }
+            (kind, _) => {
+                tree.file(&path, format!("{which:?} {number} ").repeat(kind * 20));
+            }
+        }
+    }
+    tree.file(format!("etc/{which:?}"), "only here");
+    tree
+}
+
+/// Counts what was found after the kills at each point.
+#[derive(Debug)]
+pub(crate) struct Table {
+    name: String,
+    rows: BTreeMap<String, [usize; 3]>,
+    order: Vec<String>,
+    not_killed: usize,
+}
+
+impl Table {
+    pub(crate) fn new(name: String) -> Self {
+        Table { name, rows: BTreeMap::new(), order: Vec::new(), not_killed: 0 }
+    }
+
+    pub(crate) fn count(&mut self, point: String, found: Found) {
+        if !self.rows.contains_key(&point) {
+            self.order.push(point.clone());
+        }
+        self.rows.entry(point).or_default()[found as usize] += 1;
+    }
+
+    /// Counts a child that was faster than its killer.
+    pub(crate) fn count_not_killed(&mut self) {
+        self.not_killed += 1;
+    }
+
+    pub(crate) fn kills(&self) -> usize {
+        self.rows.values().flatten().sum()
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {} kills, {} ended before theirs", self.name, self.kills(), self.not_killed)?;
+        writeln!(f, "  {:<40} {:>6} {:>6} {:>6} {:>8}", "killed", "kills", "old", "new", "no root")?;
+        for point in &self.order {
+            let counts = self.rows.get(point).copied().unwrap_or_default();
+            let [old, new, none] = counts;
+            writeln!(f, "  {point:<40} {:>6} {old:>6} {new:>6} {none:>8}", old + new + none)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,95 @@
+//! Kills before and after every primitive.
+
+use std::path::Path;
+
+use reroot::Strategy;
+use reroot::conformance::fault::{Call, FaultPoint, Primitive, When};
+use reroot::volume::Commit;
+
+use super::child::{End, Job, Running};
+use super::stand::{Found, Stand, Table, Which};
+
+const ENTRIES: usize = 100;
+
+pub(crate) fn kill_at_every_step(job: Job, table: &mut Table) -> Result<(), String> {
+    let stand = Stand::new(ENTRIES)?;
+    stand.reset(Which::A)?;
+    let calls = stand.rebuild(job, Which::B)?.calls();
+    let mut live = Some(Which::B);
+    for call in &calls {
+        for point in call.points() {
+            let old = match live {
+                Some(which) => which,
+                None => {
+                    stand.reset(Which::A)?;
+                    Which::A
+                }
+            };
+            let found = kill_at(&stand, job, old, point)
+                .and_then(|()| stand.examine(job, old))
+                .map_err(|why| format!("killed {point}: {why}"))?;
+            table.count(row(call, point), found);
+            live = match found {
+                Found::Old => Some(old),
+                Found::New => Some(old.other()),
+                Found::NoRoot => None,
+            };
+            // The next rebuild simply works.
+            let next = live.map_or(Which::A, Which::other);
+            stand.rebuild(job, next).map_err(|why| format!("the next rebuild, after a kill {point}: {why}"))?;
+            live = Some(next);
+        }
+    }
+    let kills = calls.len() * 2;
+    if table.kills() == kills { Ok(()) } else { Err(format!("{} kills, not {kills}", table.kills())) }
+}
+
+fn row(call: &Call, point: FaultPoint) -> String {
+    format!("{} {call}", point.when)
+}
+
+/// Runs the job towards the other root in a child that kills itself at the point.
+fn kill_at(stand: &Stand, job: Job, old: Which, point: FaultPoint) -> Result<(), String> {
+    match Running::start(job, &stand.volume_path(), stand.image(old.other()), Some(point))?.end()? {
+        (End::Killed, _) => Ok(()),
+        (End::Done, _) => Err("the child took another way and ended".into()),
+    }
+}
+
+/// Kills a rebuild at those steps after which there is something to recover, then the recovery at each of its own.
+pub(crate) fn kill_recover_at_every_step(table: &mut Table) -> Result<(), String> {
+    let swap = Job::Rebuild(Strategy::Swap, Commit::Exchange);
+    let renames = Job::Rebuild(Strategy::Swap, Commit::TwoRenames);
+    let in_place = Job::Rebuild(Strategy::InPlace, Commit::Exchange);
+    let situations = [
+        ("after stage", swap, FaultPoint::new(Primitive::Stage, 1, When::After)),
+        ("after seal", swap, FaultPoint::new(Primitive::Seal, 1, When::After)),
+        ("after exchange", swap, FaultPoint::new(Primitive::Exchange, 1, When::After)),
+        ("between the renames", renames, FaultPoint::new(Primitive::Rename, 1, When::After)),
+        ("after the renames", renames, FaultPoint::new(Primitive::Rename, 2, When::After)),
+        ("in place, old root retired", in_place, FaultPoint::new(Primitive::Rename, 1, When::After)),
+        ("in place, new root staged", in_place, FaultPoint::new(Primitive::Seal, 1, When::After)),
+    ];
+    let stand = Stand::new(ENTRIES)?;
+    for (situation, job, interruption) in situations {
+        let interrupt = || -> Result<(), String> {
+            stand.reset(Which::A)?;
+            kill_at(&stand, job, Which::A, interruption)
+        };
+        interrupt()?;
+        let mut volume = reroot::conformance::fault::Faulty::new(stand.volume(job)?);
+        Job::Recover
+            .run(&mut volume, Path::new(""), std::sync::Arc::new(super::stand::Silent))
+            .map_err(|error| error.report().to_string())?;
+        for point in volume.calls().iter().flat_map(Call::points) {
+            let case = || -> Result<Found, String> {
+                interrupt()?;
+                kill_at(&stand, Job::Recover, Which::A, point)?;
+                stand.examine(job, Which::A)
+            };
+            let found = case().map_err(|why| format!("killed {situation}, then its recovery {point}: {why}"))?;
+            table.count(situation.into(), found);
+        }
+    }
+    Ok(())
+}
