@@ -312,6 +312,8 @@ fn an_ordinary_user_keeps_what_the_kernel_lets_them_keep() {
     }
     let place = Place::new();
     place.source(Parts::Pax);
+    // GNU tar, which makes the file read-only first, cannot extract this as an ordinary user.
+    place.build("source/locked/inner", "chmod u+w file; setfattr -n user.readonly -v yes file; chmod u-w file");
     let mut flags = vec!["--format=posix", "--numeric-owner", "--sort=name"];
     flags.extend(ATTRIBUTES);
     place.archive("all.tar", "tar", &flags);

@@ -78,9 +78,6 @@ touch -d '2030-02-03 04:05:06.000000001' bin
 setfattr -n user.comment -v 0x00ff0a3d usr/lib/one-block
 setfattr -n user.empty usr/lib/one-block
 setfattr -n user.dir -v value etc/empty
-chmod u+w locked/inner/file
-setfattr -n user.readonly -v yes locked/inner/file
-chmod u-w locked/inner/file
 setfacl -m u:4242:rw,g:4277:x,m::rx bin/run
 mkdir acl; setfacl -m u:4243:rwx acl; setfacl -d -m u:4244:rwx,g:4245:r acl
 printf x > acl/inherits; mkdir acl/sub
