@@ -36,6 +36,28 @@ pub enum Primitive {
     Tidy,
 }
 
+impl Primitive {
+    /// All of them.
+    pub const ALL: [Primitive; 16] = [
+        Primitive::Lock,
+        Primitive::Names,
+        Primitive::Identity,
+        Primitive::Holders,
+        Primitive::Snapshots,
+        Primitive::Usage,
+        Primitive::Record,
+        Primitive::Capture,
+        Primitive::Stage,
+        Primitive::Grow,
+        Primitive::Seal,
+        Primitive::Rename,
+        Primitive::Exchange,
+        Primitive::Purge,
+        Primitive::Discard,
+        Primitive::Tidy,
+    ];
+}
+
 impl fmt::Display for Primitive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -20,6 +20,10 @@ pub mod fault;
 pub mod manifest;
 pub mod tree;
 
+pub use fault::Faulty;
+pub use manifest::{Manifest, ManifestOptions};
+pub use tree::Tree;
+
 use std::fmt;
 use std::path::Path;
 use std::time::Instant;

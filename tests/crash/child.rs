@@ -1,6 +1,5 @@
 //! The process that is killed: a rebuild or a recovery of a volume, told by environment variables what to do.
 
-use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -68,7 +67,7 @@ impl Progress for Tell {
 }
 
 /// The phases, by the byte that stands for them.
-pub(crate) const PHASES: [Phase; 9] = [
+const PHASES: [Phase; 9] = [
     Phase::Recover,
     Phase::Plan,
     Phase::Check,
@@ -187,7 +186,7 @@ impl Running {
         }
         match (status.code(), status.signal()) {
             (Some(0), _) => Ok((End::Done, self.phase)),
-            (_, Some(libc_sigkill)) if libc_sigkill == SIGKILL => Ok((End::Killed, self.phase)),
+            (_, Some(SIGKILL)) => Ok((End::Killed, self.phase)),
             _ => Err(format!("the child ended with {status}: {said}")),
         }
     }
@@ -200,9 +199,4 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// A name for the table.
-pub(crate) fn shown(phase: Option<Phase>) -> OsString {
-    phase.map_or("start".into(), |phase| phase.to_string().into())
 }

@@ -1,12 +1,11 @@
 //! Kills at random moments.
 
-use std::collections::HashMap;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use reroot::Phase;
 
-use super::child::{End, Job, PHASES, Running, shown};
+use super::child::{End, Job, Running};
 use super::stand::{Found, Stand, Table, Which};
 
 const ENTRIES: usize = 2500;
@@ -96,14 +95,12 @@ pub(crate) fn kill_at_random(job: Job, kills: usize, seed: u64, table: &mut Tabl
     let course = measure(&stand, job, Which::B)?;
     let recovery = Course { whole: course.whole / 3, phases: Vec::new() };
     let mut live = Which::B;
-    let mut attempts = HashMap::<&str, usize>::new();
+    let mut number = 0;
     while table.kills() < kills {
-        let number = attempts.entry("all").or_default();
-        *number += 1;
-        if *number > kills * 3 {
+        number += 1;
+        if number > kills * 3 {
             return Err(format!("only {} of {number} attempts were in time to kill", table.kills()));
         }
-        let number = *number;
         let case = |random: &mut Random| -> Result<Option<(Option<Phase>, Found)>, String> {
             let (end, phase) = kill_somewhere(&stand, job, live.other(), &course, random)?;
             if end == End::Done {
@@ -117,7 +114,7 @@ pub(crate) fn kill_at_random(job: Job, kills: usize, seed: u64, table: &mut Tabl
         let ended = case(&mut random).map_err(|why| format!("attempt {number} with seed {seed}: {why}"))?;
         let found = match ended {
             Some((phase, found)) => {
-                table.count(format!("in {}", shown(phase).to_string_lossy()), found);
+                table.count(phase.map_or("before the first phase".into(), |phase| format!("in {phase}")), found);
                 found
             }
             None => {
@@ -138,6 +135,5 @@ pub(crate) fn kill_at_random(job: Job, kills: usize, seed: u64, table: &mut Tabl
             live = live.other();
         }
     }
-    let _ = PHASES;
     Ok(())
 }

@@ -16,6 +16,7 @@ use reroot::{CancelToken, Event, Progress, RebuildableVolume, RecoverAction, Str
 
 use super::child::Job;
 use super::common::Folder;
+use super::common::loopfs::{Kind, LoopFs};
 
 /// Which of the two images a root was filled from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +42,8 @@ pub(crate) enum Found {
     NoRoot,
 }
 
-struct Silent;
+/// Listens to nothing.
+pub(crate) struct Silent;
 
 impl Progress for Silent {
     fn event(&self, _: &Event<'_>) {}
@@ -49,13 +51,18 @@ impl Progress for Silent {
 
 /// A pool with one volume, and two images of some thousand entries in all.
 pub(crate) struct Stand {
+    // Dropped in this order: the folder before the file system it lies on.
     folder: Folder,
+    _memory: Option<LoopFs>,
     images: [(PathBuf, Manifest); 2],
 }
 
 impl Stand {
     pub(crate) fn new(entries: usize) -> Result<Self, String> {
-        let folder = Folder::new(&std::env::temp_dir()).map_err(|error| error.to_string())?;
+        // In memory where that can be had: processes are killed here and not machines, so the disk would only make it slower.
+        let memory = LoopFs::new(Kind::Tmpfs, 256).ok();
+        let place = memory.as_ref().map_or_else(std::env::temp_dir, LoopFs::path);
+        let folder = Folder::new(&place).map_err(|error| error.to_string())?;
         let image = |which: Which| -> Result<_, String> {
             let tree = tree(which, entries);
             let path = folder.path().join(format!("{which:?}.tar"));
@@ -65,7 +72,7 @@ impl Stand {
         };
         let images = [image(Which::A)?, image(Which::B)?];
         fs::create_dir(folder.path().join("pool")).map_err(|error| error.to_string())?;
-        Ok(Stand { folder, images })
+        Ok(Stand { folder, _memory: memory, images })
     }
 
     fn pool(&self) -> PathBuf {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::conformance::bench::{Bench, Check, LIVE, NAME, NONE, Outcome, ensure, new_tree, old_tree, soon, stage, stage_partly};
 use crate::conformance::tree::Tree;
-use crate::conformance::{CaseOutcome::*, Factory};
+use crate::conformance::{CaseOutcome::*, Factory, Failure};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::{CancelToken, Wait};
 use crate::record::{ImageRecord, Origin};
@@ -96,7 +96,7 @@ pub(super) fn the_lock_excludes(factory: &dyn Factory) -> Outcome {
     let at_once = || Wait::new(Duration::ZERO, CancelToken::new());
     let refused = |volume: &dyn RebuildableVolume| match volume.lock(&at_once()).map(drop) {
         Err(error) if error.kind() == ErrorKind::Locked => Check::Ok(()),
-        other => Err(crate::conformance::Failure::new(format!("locked twice: {other:?}"))),
+        other => Err(Failure::new(format!("locked twice: {other:?}"))),
     };
     let lock = first.lock(&at_once())?;
     refused(&*second)?;
@@ -193,7 +193,7 @@ pub(super) fn renaming_never_replaces(factory: &dyn Factory) -> Outcome {
     stage(&mut *volume, &new_tree())?;
     let refused = |result: Result<()>, kind| match result {
         Err(error) if error.kind() == kind => Check::Ok(()),
-        other => Err(crate::conformance::Failure::new(format!("expected {kind}, got {other:?}"))),
+        other => Err(Failure::new(format!("expected {kind}, got {other:?}"))),
     };
     refused(volume.rename(Slot::Staged, Slot::Live), ErrorKind::AlreadyExists)?;
     refused(volume.rename(Slot::Live, Slot::Staged), ErrorKind::AlreadyExists)?;
@@ -226,7 +226,7 @@ pub(super) fn exchanging_is_whole_or_refused(factory: &dyn Factory) -> Outcome {
     let (live, staged) = match &result {
         Ok(()) => (new_tree(), old_tree()),
         Err(error) if error.kind() == ErrorKind::Unsupported => (old_tree(), new_tree()),
-        Err(error) => return Err(error.report().to_string()).map_err(crate::conformance::Failure::new),
+        Err(error) => return Err(Failure::new(error.report().to_string())),
     };
     bench.expect(NAME, &live.manifest())?;
     let actual = bench.manifest(NAME, Slot::Staged)?;
@@ -235,7 +235,7 @@ pub(super) fn exchanging_is_whole_or_refused(factory: &dyn Factory) -> Outcome {
     drop(lock);
     bench.expect_only(&live)?;
     match (result, volume.capabilities().commit) {
-        (Ok(()), Commit::TwoRenames) => Err(crate::conformance::Failure::new("it can exchange and says that it renames twice")),
+        (Ok(()), Commit::TwoRenames) => Err(Failure::new("it can exchange and says that it renames twice")),
         (Err(error), _) => Ok(NotApplicable(error.message().to_owned())),
         (Ok(()), _) => Ok(Passed),
     }
