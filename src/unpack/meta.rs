@@ -1,8 +1,9 @@
 //! Owner, mode, attributes and time, in the order in which none undoes another.
 //!
-//! A change of owner clears setuid and `security.capability`, so it comes first; the mode follows, then attributes and ACLs, then the time.
+//! A change of owner clears setuid and `security.capability`, so it comes first; attributes of users follow, which take permission to write,
+//! then the mode, all other attributes and ACLs, then the time.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
@@ -39,6 +40,19 @@ impl From<&mut Entry> for Metadata {
             mtime: Some(entry.mtime),
             xattrs: std::mem::take(&mut entry.xattrs),
         }
+    }
+}
+
+/// Which attributes: those that take permission to write, or those that privileges or ownership decide over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Namespace {
+    User,
+    Other,
+}
+
+impl Namespace {
+    fn of(name: &CStr) -> Self {
+        if name.to_bytes().starts_with(b"user.") { Namespace::User } else { Namespace::Other }
     }
 }
 
@@ -106,14 +120,10 @@ impl Disk<'_> {
             mode &= !SET_ID;
             self.lose(LossKind::SetId, path)?;
         }
+        // An ordinary user may not set attributes of their own on what they made read-only.
+        self.apply_xattrs(object, path, metadata, Namespace::User)?;
         self.must("cannot set its mode", || object.chmod(Mode::from_bits_truncate(mode)))?;
-        for (name, value) in &metadata.xattrs {
-            // Records of our own describe the root that they were made for.
-            let ours = name.to_bytes().starts_with(b"trusted.reroot.") || name.to_bytes().starts_with(b"user.reroot.");
-            if !(ours && path.is_root()) {
-                self.apply_xattr(object, path, name, value)?;
-            }
-        }
+        self.apply_xattrs(object, path, metadata, Namespace::Other)?;
         if let Some(mtime) = metadata.mtime {
             self.must("cannot set its time", || object.set_mtime(mtime))?;
         }
@@ -135,6 +145,17 @@ impl Disk<'_> {
         }
         self.lose(LossKind::Owner, path)?;
         Ok(false)
+    }
+
+    fn apply_xattrs(&mut self, object: Object<'_>, path: &EntryPath, metadata: &Metadata, which: Namespace) -> Result<()> {
+        for (name, value) in &metadata.xattrs {
+            // Records of our own describe the root that they were made for.
+            let ours = name.to_bytes().starts_with(b"trusted.reroot.") || name.to_bytes().starts_with(b"user.reroot.");
+            if Namespace::of(name) == which && !(ours && path.is_root()) {
+                self.apply_xattr(object, path, name, value)?;
+            }
+        }
+        Ok(())
     }
 
     fn apply_xattr(&mut self, object: Object<'_>, path: &EntryPath, name: &CString, value: &[u8]) -> Result<()> {

@@ -28,6 +28,7 @@ const MAX_AGAIN: usize = 64;
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 const IMPLIED_MODE: u32 = 0o755;
+const ACCESS_ACL: &CStr = c"system.posix_acl_access";
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 
 /// The directories from the root to the current one; there is always the root.
@@ -108,6 +109,9 @@ impl Tree {
             let stat = fstatat(&dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(cannot_use)?;
             if is(&stat, SFlag::S_IFDIR) {
                 let child = open_directory(disk, dir.as_fd(), name, &stat)?;
+                // An earlier entry's ACL would stay, and the new mode become its mask. The default ACL goes as the directory is readied.
+                xattr::remove(Target::Fd(child.as_fd()), ACCESS_ACL)
+                    .map_err(|error| Error::io("unpack", "cannot remove an earlier entry's ACL", error))?;
                 return self.push(disk, name, FrameKind::Directory, child, Some(metadata));
             }
             replace(dir.as_fd(), name)?;

@@ -1,5 +1,6 @@
 //! One entry onto the disk.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -21,6 +22,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::volume::RootMetadata;
 
 const BUFFER: usize = 256 << 10;
+/// Bytes spent on remembering device nodes that were not made.
+const MISSING_MAX: usize = 1 << 20;
 const NEW_FILE: OFlag = OFlag::O_WRONLY.union(OFlag::O_CREAT).union(OFlag::O_EXCL).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// Writes entries below a root.
@@ -30,12 +33,37 @@ pub(super) struct Writer<'a> {
     devices: DevicePolicy,
     root: RootMetadata,
     buffer: Vec<u8>,
+    missing: Missing,
+}
+
+/// The device nodes that were not made, as far as memory is spent on them: hard links to them cannot be made either.
+#[derive(Default)]
+struct Missing {
+    paths: HashSet<EntryPath>,
+    bytes: usize,
+}
+
+impl Missing {
+    fn add(&mut self, path: &EntryPath) {
+        // What a set spends on an entry, roughly.
+        let bytes = self.bytes + path.as_bytes().len() + 64;
+        if bytes <= MISSING_MAX && self.paths.insert(path.clone()) {
+            self.bytes = bytes;
+        }
+    }
 }
 
 impl<'a> Writer<'a> {
     pub(super) fn new(disk: Disk<'a>, options: &UnpackOptions) -> Result<Self> {
         let tree = Tree::new(&disk)?;
-        Ok(Writer { disk, tree, devices: options.devices, root: options.root, buffer: vec![0; BUFFER] })
+        Ok(Writer {
+            disk,
+            tree,
+            devices: options.devices,
+            root: options.root,
+            buffer: vec![0; BUFFER],
+            missing: Missing::default(),
+        })
     }
 
     /// Puts `entry` on the disk; a file's content comes from `entries`.
@@ -59,7 +87,7 @@ impl<'a> Writer<'a> {
                 self.make(dir, name, || symlinkat(target.as_c_str(), dir, name))?;
                 self.disk.apply(Object::Link(dir, name), &entry.path, &metadata)
             }
-            Kind::Hardlink(target) => self.hard_link(dir, name, target),
+            Kind::Hardlink(target) => self.hard_link(dir, name, &entry.path, target),
             Kind::Fifo => {
                 self.make(dir, name, || mknodat(dir, name, SFlag::S_IFIFO, Mode::S_IRUSR | Mode::S_IWUSR, 0))?;
                 self.disk.apply(Object::Node(dir, name), &entry.path, &metadata)
@@ -144,12 +172,15 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    fn hard_link(&mut self, dir: BorrowedFd<'_>, name: &OsStr, target: &EntryPath) -> Result<()> {
+    fn hard_link(&mut self, dir: BorrowedFd<'_>, name: &OsStr, path: &EntryPath, target: &EntryPath) -> Result<()> {
         let missing = |what: &str| Error::new(ErrorKind::InvalidImage, "unpack", what).with_context("link", target);
         let Some((target_parent, target_name)) = target.split() else {
             return Err(missing("it is a hard link to the root directory"));
         };
         let Some(target_dir) = self.tree.find(&self.disk, target_parent)? else {
+            if self.missing.paths.contains(target) {
+                return self.miss_device(path);
+            }
             return Err(missing("it is a hard link to an entry that does not come before it"));
         };
         let link = || linkat(&target_dir, target_name, dir, name, AtFlags::empty());
@@ -163,6 +194,7 @@ impl<'a> Writer<'a> {
         };
         match result {
             Ok(()) => Ok(()),
+            Err(Errno::ENOENT) if self.missing.paths.contains(target) => self.miss_device(path),
             Err(Errno::ENOENT) => Err(missing("it is a hard link to an entry that does not come before it")),
             Err(Errno::EPERM) if is_directory(target_dir.as_fd(), target_name) => Err(missing("it is a hard link to a directory")),
             Err(error) => Err(Error::io("unpack", "cannot make the hard link", error).with_context("link", target)),
@@ -180,7 +212,7 @@ impl<'a> Writer<'a> {
         let Some((_, name)) = path.split() else { return Ok(()) };
         check_device(self.devices)?;
         if self.devices == DevicePolicy::Skip {
-            return Ok(());
+            return self.miss_device(path);
         }
         let number = makedev(major.into(), minor.into());
         let mut make = || mknodat(dir, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, number);
@@ -193,8 +225,17 @@ impl<'a> Writer<'a> {
         };
         match result {
             Ok(()) => self.disk.apply(Object::Node(dir, name), path, metadata),
-            Err(Errno::EPERM | Errno::EACCES) => self.disk.lose(LossKind::Device, path),
+            Err(Errno::EPERM | Errno::EACCES) => self.miss_device(path),
             Err(error) => Err(Error::io("unpack", "cannot make the device node", error)),
+        }
+    }
+
+    /// Goes on without a device node, or without another name of it.
+    fn miss_device(&mut self, path: &EntryPath) -> Result<()> {
+        self.missing.add(path);
+        match self.devices {
+            DevicePolicy::Skip => Ok(()),
+            _ => self.disk.lose(LossKind::Device, path),
         }
     }
 }
