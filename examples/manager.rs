@@ -186,7 +186,7 @@ impl Pool {
 
     fn volume(&self, name: &str) -> Result<DirVolume> {
         check_name(name)?;
-        DirVolume::open(&self.root(name))
+        DirVolume::open(self.root(name))
     }
 
     fn instance(&self, name: &str) -> Result<PathBuf> {

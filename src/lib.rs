@@ -59,7 +59,7 @@
 //! Features are additive, and each compiles alone. None needs a C header, a library or a daemon to be installed.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(unsafe_code, clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, clippy::expect_used, clippy::exit)]
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr))]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("reroot is for Linux");

@@ -188,6 +188,29 @@ fn a_directory_takes_the_metadata_of_its_last_entry() {
 }
 
 #[test]
+fn an_acl_of_names_is_a_loss_that_opens_nothing() {
+    let place = Place::new();
+    // GNU tar writes the name of user 2 although it was told to write numbers; number 70000 has none.
+    place.build(
+        "source",
+        "printf x > named; chmod 0640 named; setfacl -m u:2:rwx,g::r-- named; printf x > numbered; setfacl -m u:70000:rwx numbered",
+    );
+    let name = run(Command::new("getent").args(["passwd", "2"]));
+    assert!(!name.starts_with('2'), "user 2 has no name here");
+    let archive = place.archive("names", "tar", &["--format=posix", "--numeric-owner", "--acls"]);
+    let (ours, unpacked) = place.ours(&archive, "ours");
+    let lost: Vec<_> = unpacked.losses.iter().map(|loss| (&loss.kind, loss.examples.join(" "))).collect();
+    assert_eq!(lost, [(&LossKind::Acl, "named".to_owned())]);
+    // The archive has 0670, whose group bits are the ACL's mask; its group had no more than reading.
+    assert_eq!(fs::metadata(ours.join("named")).unwrap().mode() & 0o7777, 0o640);
+    let acl = |path: &Path| run(Command::new("getfacl").args(["--omit-header", "--numeric", "--absolute-names"]).arg(path));
+    assert_eq!(acl(&ours.join("numbered")), acl(&place.path("source/numbered")));
+    let strict = UnpackOptions::default().with_losses(LossPolicy::Refuse);
+    let again = place.build("again", "");
+    assert_eq!(extract(&archive, &again, &strict).unwrap_err().kind(), ErrorKind::Lossy);
+}
+
+#[test]
 fn links_on_the_way_lead_to_where_they_lead_in_the_root() {
     let place = Place::new();
     place.build("source", "mkdir -p usr/lib; ln -s usr/lib lib; ln -s /usr/lib lib64; printf x > usr/lib/a; printf y > usr/lib/b; touch -d 2001-01-01 usr/lib");

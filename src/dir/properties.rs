@@ -76,9 +76,11 @@ impl Properties {
     }
 }
 
-/// Whether an attribute is a property of the root: not our own record, and not a signature over an inode number that changes.
+/// Whether an attribute is a property of the root: not our own record, not a signature over an inode number that changes, and not the form
+/// in which XFS stores the ACLs that are listed by their own names too.
 fn is_property(name: &CStr) -> bool {
-    !RECORDS.contains(&name) && name != c"security.evm"
+    let stored_acl = name.to_bytes().starts_with(b"trusted.SGI_ACL_");
+    !RECORDS.contains(&name) && name != c"security.evm" && !stored_acl
 }
 
 /// Readies a new directory for filling: closed to others, without what its parent bequeathed, under the limits of the live root.

@@ -102,7 +102,7 @@ fn is_tar_header(block: &[u8]) -> bool {
         block.iter().enumerate().map(|(at, &byte)| add(if (148..156).contains(&at) { b' ' } else { byte })).sum()
     };
     let stored = i64::from(stored);
-    stored == i64::from(sum(|byte| i32::from(byte))) || stored == i64::from(sum(|byte| i32::from(byte as i8)))
+    stored == i64::from(sum(i32::from)) || stored == i64::from(sum(|byte| i32::from(byte as i8)))
 }
 
 #[cfg(test)]

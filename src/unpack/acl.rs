@@ -19,11 +19,23 @@ const OTHER: u16 = 0x20;
 /// The id of an entry that has none.
 const NO_ID: u32 = u32::MAX;
 
-/// The kernel's form of an ACL; empty for an empty text.
+/// What an archive says of an ACL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Acl {
+    /// Nothing.
+    Empty,
+    /// The kernel's form of it.
+    Known(Vec<u8>),
+    /// It names a user or a group without its number: whom it means on the machine that made the archive is not known here. GNU tar
+    /// writes such ACLs, with `--numeric-owner` too. `group` are the permissions of the owning group.
+    Nameless { group: u32 },
+}
+
+/// Reads an ACL.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidImage`] if the text is malformed, or names a user or group without its number: numbers are all that an image can mean.
-pub(super) fn from_text(text: &[u8]) -> Result<Vec<u8>> {
+/// [`ErrorKind::InvalidImage`] if the text is malformed.
+pub(super) fn from_text(text: &[u8]) -> Result<Acl> {
     let text = str::from_utf8(text).map_err(|_| malformed(text))?;
     let mut entries = Vec::new();
     for line in text.split(['\n', ',']) {
@@ -33,35 +45,57 @@ pub(super) fn from_text(text: &[u8]) -> Result<Vec<u8>> {
         }
     }
     if entries.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Acl::Empty);
     }
     // The kernel wants the tags in this order; that of the ids is what setfacl writes.
     entries.sort_unstable();
-    let count = |tag| entries.iter().filter(|(found, _, _)| *found == tag).count();
+    let count = |tag| entries.iter().filter(|entry| entry.tag == tag).count();
     let named = count(USER) + count(GROUP) > 0;
     let complete = [USER_OBJ, GROUP_OBJ, OTHER].iter().all(|&tag| count(tag) == 1);
-    let unique = entries.windows(2).all(|pair| (pair[0].0, pair[0].1) != (pair[1].0, pair[1].1));
+    let unique = entries.windows(2).all(|pair| pair[0].id.is_none() || (pair[0].tag, pair[0].id) != (pair[1].tag, pair[1].id));
     if !complete || !unique || count(MASK) > 1 || named && count(MASK) == 0 {
         return Err(malformed(text.as_bytes()));
     }
-    let mut out = VERSION.to_le_bytes().to_vec();
-    for (tag, id, permissions) in entries {
-        out.extend_from_slice(&tag.to_le_bytes());
-        out.extend_from_slice(&permissions.to_le_bytes());
-        out.extend_from_slice(&id.to_le_bytes());
+    let mut known = VERSION.to_le_bytes().to_vec();
+    for entry in &entries {
+        let Some(id) = entry.id else {
+            let group = entries.iter().find(|entry| entry.tag == GROUP_OBJ).map_or(0, |entry| entry.permissions.into());
+            return Ok(Acl::Nameless { group });
+        };
+        known.extend_from_slice(&entry.tag.to_le_bytes());
+        known.extend_from_slice(&entry.permissions.to_le_bytes());
+        known.extend_from_slice(&id.to_le_bytes());
     }
-    Ok(out)
+    Ok(Acl::Known(known))
 }
 
-/// Tag, id and permissions of `user:1000:rwx` and the like. bsdtar writes a name there and the number in a fourth field.
-fn parse(entry: &str) -> Result<(u16, u32, u16)> {
+/// The permissions of the owning group in the kernel's form of an ACL; none if it is malformed.
+///
+/// The group's bits in a file's mode are the ACL's mask. Without the ACL they would be the group's own, and too many.
+pub(super) fn group_permissions(acl: &[u8]) -> u32 {
+    let (entries, _) = acl.get(4..).unwrap_or_default().as_chunks::<8>();
+    let group = entries.iter().find(|entry| u16::from_le_bytes([entry[0], entry[1]]) == GROUP_OBJ);
+    group.map_or(0, |entry| u16::from_le_bytes([entry[2], entry[3]]).into())
+}
+
+/// One entry of an ACL.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct AclEntry {
+    tag: u16,
+    /// `None`: only a name is known.
+    id: Option<u32>,
+    permissions: u16,
+}
+
+/// Reads `user:1000:rwx` and the like. bsdtar writes a name there and the number in a fourth field.
+fn parse(entry: &str) -> Result<AclEntry> {
     let invalid = || malformed(entry.as_bytes());
     let entry = entry.strip_prefix("default:").or_else(|| entry.strip_prefix("d:")).unwrap_or(entry);
     let fields: Vec<_> = entry.split(':').map(str::trim).collect();
-    let (kind, qualifier, permissions, number) = match fields[..] {
-        [kind @ ("mask" | "m" | "other" | "o"), permissions] => (kind, "", permissions, None),
-        [kind, qualifier, permissions] => (kind, qualifier, permissions, None),
-        [kind, qualifier, permissions, number] => (kind, qualifier, permissions, Some(number)),
+    let (kind, qualifier, letters, number) = match fields[..] {
+        [kind @ ("mask" | "m" | "other" | "o"), letters] => (kind, "", letters, None),
+        [kind, qualifier, letters] => (kind, qualifier, letters, None),
+        [kind, qualifier, letters, number] => (kind, qualifier, letters, Some(number)),
         _ => return Err(invalid()),
     };
     let tag = match (kind, qualifier.is_empty()) {
@@ -73,17 +107,18 @@ fn parse(entry: &str) -> Result<(u16, u32, u16)> {
         ("other" | "o", true) => OTHER,
         _ => return Err(invalid()),
     };
-    let id = match qualifier {
-        "" => NO_ID,
-        qualifier => number.unwrap_or(qualifier).parse().ok().filter(|&id| id != NO_ID).ok_or_else(|| {
-            let name = Escaped(qualifier.as_bytes());
-            Error::new(ErrorKind::InvalidImage, "unpack", format!("an ACL names {name} without its number"))
-                .with_remedy("make the archive with --numeric-owner")
-        })?,
+    let id = match (qualifier, number) {
+        ("", _) => Some(NO_ID),
+        (_, Some(number)) => Some(number.parse().map_err(|_| invalid())?),
+        (qualifier, None) if qualifier.bytes().all(|byte| byte.is_ascii_digit()) => Some(qualifier.parse().map_err(|_| invalid())?),
+        _ => None,
     };
-    let mut bits = 0;
-    for letter in permissions.chars() {
-        bits |= match letter {
+    if !qualifier.is_empty() && id == Some(NO_ID) {
+        return Err(invalid());
+    }
+    let mut permissions = 0;
+    for letter in letters.chars() {
+        permissions |= match letter {
             'r' => 4,
             'w' => 2,
             'x' => 1,
@@ -91,7 +126,7 @@ fn parse(entry: &str) -> Result<(u16, u32, u16)> {
             _ => return Err(invalid()),
         };
     }
-    Ok((tag, id, bits))
+    Ok(AclEntry { tag, id, permissions })
 }
 
 fn malformed(text: &[u8]) -> Error {
@@ -106,16 +141,22 @@ mod tests {
 
     #[test]
     fn texts_of_every_writer_mean_the_same() {
-        let expected = from_text(b"user::rwx,user:1000:r-x,group::r-x,group:7:---,mask::r-x,other::---").unwrap();
+        let known = |text: &[u8]| match from_text(text) {
+            Ok(Acl::Known(known)) => known,
+            other => panic!("{other:?}"),
+        };
+        let expected = known(b"user::rwx,user:1000:r-x,group::r-x,group:7:---,mask::r-x,other::---");
         for same in [
             &b"user::rwx\nuser:1000:r-x\t#effective:r-x\ngroup::r-x\ngroup:7:---\nmask::r-x\nother::---\n"[..],
             b"other::---,mask::r-x,group:7:---,group::r-x,user:1000:r-x,user::rwx",
             b"u::rwx,u:lisa:r-x:1000,g::rx,g:wheel:-:7,m:rx,o:-",
             b"default:user::rwx,default:user:1000:r-x,default:group::r-x,default:group:7:---,default:mask::r-x,default:other::---",
         ] {
-            assert_eq!(from_text(same).unwrap(), expected, "{}", String::from_utf8_lossy(same));
+            assert_eq!(known(same), expected, "{}", String::from_utf8_lossy(same));
         }
-        assert_eq!(from_text(b"").unwrap(), b"");
+        assert_eq!(from_text(b"").unwrap(), Acl::Empty);
+        assert_eq!(group_permissions(&expected), 5);
+        assert_eq!(group_permissions(b"short"), 0);
         assert_eq!(expected.len(), 4 + 6 * 8);
     }
 
@@ -135,8 +176,12 @@ mod tests {
         ] {
             assert_eq!(from_text(bad).unwrap_err().kind(), ErrorKind::InvalidImage, "{bad:?}");
         }
-        let error = from_text(b"user::rwx,user:lisa:r-x,group::r-x,mask::r-x,other::r-x").unwrap_err();
-        assert!(error.remedy().is_some_and(|remedy| remedy.contains("--numeric-owner")));
+    }
+
+    #[test]
+    fn a_name_without_its_number_means_nobody() {
+        let text = b"user::rwx,user:lisa:r-x,user:bart:r-x,group::--x,mask::rwx,other::---";
+        assert_eq!(from_text(text).unwrap(), Acl::Nameless { group: 1 });
     }
 
     #[test]
@@ -157,6 +202,6 @@ mod tests {
         let open = std::fs::File::open(&file).unwrap();
         let target = crate::sys::xattr::Target::Fd(std::os::fd::AsFd::as_fd(&open));
         let stored = crate::sys::xattr::get(target, c"system.posix_acl_access").unwrap().unwrap();
-        assert_eq!(from_text(&text).unwrap(), stored);
+        assert_eq!(from_text(&text).unwrap(), Acl::Known(stored));
     }
 }

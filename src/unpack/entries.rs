@@ -202,6 +202,8 @@ impl<'a> Entries<'a> {
             xattrs.push((name, value));
         }
 
+        let lost_acls = std::mem::take(&mut extensions.lost_acls);
+
         let path = path::below_root(name, &self.limits)?;
         let kind = match kind {
             _ if is_directory => Kind::Directory,
@@ -236,7 +238,7 @@ impl<'a> Entries<'a> {
         if let Kind::File(content) = &kind {
             self.check_content(content)?;
         }
-        self.below_prefix(Entry { path, kind, mode, uid, gid, mtime, xattrs, offset })
+        self.below_prefix(Entry { path, kind, mode, uid, gid, mtime, xattrs, lost_acls, offset })
     }
 
     fn link_target(&self, header: &Header, prelude: &mut Prelude) -> Vec<u8> {

@@ -62,8 +62,19 @@ pub(super) struct Entry {
     pub(super) mtime: Timestamp,
     /// Extended attributes in the order they are to be set; ACLs are among them, in the kernel's binary form.
     pub(super) xattrs: Vec<(CString, Vec<u8>)>,
+    /// ACLs that cannot be kept.
+    pub(super) lost_acls: Vec<LostAcl>,
     /// Where its header begins in the tar stream, in bytes; for messages.
     pub(super) offset: u64,
+}
+
+/// An ACL that cannot be kept, because the archive names whom it means but does not number them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LostAcl {
+    /// That of the entry itself, which grants its group these permissions.
+    Access { group: u32 },
+    /// That which a directory's new entries inherit.
+    Default,
 }
 
 /// What an entry is.

@@ -12,8 +12,9 @@ use nix::sys::stat::{FchmodatFlags, FileStat, Mode, UtimensatFlags, fchmod, fchm
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
 
+use super::acl;
 use super::disk::Disk;
-use super::entry::{Entry, EntryPath, Timestamp};
+use super::entry::{Entry, EntryPath, LostAcl, Timestamp};
 use super::loss::LossKind;
 use crate::error::{Error, Result};
 use crate::sys::xattr::{self, Target};
@@ -30,6 +31,7 @@ pub(super) struct Metadata {
     /// `None`: now.
     pub(super) mtime: Option<Timestamp>,
     pub(super) xattrs: Vec<(CString, Vec<u8>)>,
+    pub(super) lost_acls: Vec<LostAcl>,
 }
 
 impl From<&mut Entry> for Metadata {
@@ -39,6 +41,7 @@ impl From<&mut Entry> for Metadata {
             owner: Some((entry.uid, entry.gid)),
             mtime: Some(entry.mtime),
             xattrs: std::mem::take(&mut entry.xattrs),
+            lost_acls: std::mem::take(&mut entry.lost_acls),
         }
     }
 }
@@ -111,6 +114,18 @@ impl Object<'_> {
     }
 }
 
+/// Whether the kernel took something.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Yes,
+    No,
+}
+
+/// The mode of what has lost its ACL, of which the group's bits were the mask.
+fn without_acl(mode: u32, group: u32) -> u32 {
+    mode & !0o070 | mode & group << 3
+}
+
 impl Disk<'_> {
     /// Gives `object` its metadata; what the kernel refuses to keep is a loss at `path`.
     pub(super) fn apply(&mut self, object: Object<'_>, path: &EntryPath, metadata: &Metadata) -> Result<()> {
@@ -120,10 +135,19 @@ impl Disk<'_> {
             mode &= !SET_ID;
             self.lose(LossKind::SetId, path)?;
         }
+        for lost in &metadata.lost_acls {
+            self.lose(LossKind::Acl, path)?;
+            if let LostAcl::Access { group } = lost {
+                mode = without_acl(mode, *group);
+            }
+        }
         // An ordinary user may not set attributes of their own on what they made read-only.
         self.apply_xattrs(object, path, metadata, Namespace::User)?;
         self.must("cannot set its mode", || object.chmod(Mode::from_bits_truncate(mode)))?;
-        self.apply_xattrs(object, path, metadata, Namespace::Other)?;
+        if let Some(group) = self.apply_xattrs(object, path, metadata, Namespace::Other)? {
+            mode = without_acl(mode, group);
+            self.must("cannot set its mode", || object.chmod(Mode::from_bits_truncate(mode)))?;
+        }
         if let Some(mtime) = metadata.mtime {
             self.must("cannot set its time", || object.set_mtime(mtime))?;
         }
@@ -147,20 +171,26 @@ impl Disk<'_> {
         Ok(false)
     }
 
-    fn apply_xattrs(&mut self, object: Object<'_>, path: &EntryPath, metadata: &Metadata, which: Namespace) -> Result<()> {
+    /// Sets the attributes of a kind. If the ACL was not kept, returns what it grants the group.
+    fn apply_xattrs(&mut self, object: Object<'_>, path: &EntryPath, metadata: &Metadata, which: Namespace) -> Result<Option<u32>> {
+        let mut group = None;
         for (name, value) in &metadata.xattrs {
             // Records of our own describe the root that they were made for.
             let ours = name.to_bytes().starts_with(b"trusted.reroot.") || name.to_bytes().starts_with(b"user.reroot.");
-            if Namespace::of(name) == which && !(ours && path.is_root()) {
-                self.apply_xattr(object, path, name, value)?;
+            if Namespace::of(name) != which || ours && path.is_root() {
+                continue;
+            }
+            let kept = self.apply_xattr(object, path, name, value)?;
+            if kept == Kept::No && name.as_c_str() == c"system.posix_acl_access" {
+                group = Some(acl::group_permissions(value));
             }
         }
-        Ok(())
+        Ok(group)
     }
 
-    fn apply_xattr(&mut self, object: Object<'_>, path: &EntryPath, name: &CString, value: &[u8]) -> Result<()> {
+    fn apply_xattr(&mut self, object: Object<'_>, path: &EntryPath, name: &CString, value: &[u8]) -> Result<Kept> {
         loop {
-            let Err(error) = xattr::set(object.target(), name, value) else { return Ok(()) };
+            let Err(error) = xattr::set(object.target(), name, value) else { return Ok(Kept::Yes) };
             match error.raw_os_error() {
                 Some(libc::EINTR) => {}
                 // ext4 says "no space" of an attribute that is larger than it can ever store.
@@ -168,10 +198,10 @@ impl Disk<'_> {
                     self.full(Errno::from_raw(error.raw_os_error().unwrap_or(libc::ENOSPC)))?;
                 }
                 Some(libc::EPERM | libc::EACCES | libc::EOPNOTSUPP | libc::ENOSPC | libc::E2BIG | libc::ERANGE) => {
-                    return self.lose(LossKind::of_xattr(name), path);
+                    return self.lose(LossKind::of_xattr(name), path).map(|()| Kept::No);
                 }
                 // A user namespace cannot store ids that it does not map; an ACL of unknown form is the image's fault.
-                Some(libc::EINVAL) if !self.privileged => return self.lose(LossKind::of_xattr(name), path),
+                Some(libc::EINVAL) if !self.privileged => return self.lose(LossKind::of_xattr(name), path).map(|()| Kept::No),
                 _ => {
                     let shown = crate::text::Escaped(name.to_bytes()).to_string();
                     return Err(Error::io("unpack", "cannot set an extended attribute", error).with_context("attribute", shown));

@@ -4,6 +4,10 @@
 //! to the nanosecond, extended attributes with `security.capability`, POSIX ACLs, hard links, holes. Access times, names of owners and SELinux
 //! labels in headers of their own are not.
 //!
+//! An ACL that names a user or a group without its number is counted as a loss, and the entry's group gets no more than the ACL granted it:
+//! whom a name means is known only where the archive was made. GNU tar writes such ACLs, with `--numeric-owner` too, for whoever has a name;
+//! bsdtar writes the numbers, and so does GNU tar with `--xattrs --xattrs-include='*'` and without `--acls`.
+//!
 //! # Trust
 //! The archive may hold anything. Nothing lands outside the root: `..` in a path or in a hard link's target is refused, a symbolic link on the
 //! way is resolved with the root as `/` ([openat2(2)](https://man7.org/linux/man-pages/man2/openat2.2.html), `RESOLVE_IN_ROOT`), a final one

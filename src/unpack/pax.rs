@@ -2,8 +2,8 @@
 
 use std::ffi::CString;
 
-use super::acl;
-use super::entry::Timestamp;
+use super::acl::{self, Acl};
+use super::entry::{LostAcl, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::text::Escaped;
 
@@ -21,6 +21,8 @@ pub(super) struct Extensions {
     pub(super) gid: Option<u32>,
     pub(super) mtime: Option<Timestamp>,
     xattrs: Vec<(CString, Vec<u8>)>,
+    /// ACLs that mean nobody here.
+    pub(super) lost_acls: Vec<LostAcl>,
     /// Those that libarchive writes in a form of its own, besides the common one.
     archive_xattrs: Vec<(CString, Vec<u8>)>,
     pub(super) sparse: Sparse,
@@ -81,7 +83,7 @@ impl Extensions {
             }
             b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => {
                 let map = self.sparse.map.get_or_insert_default();
-                let expected: &[u8] = if map.len() % 2 == 0 { b"GNU.sparse.offset" } else { b"GNU.sparse.numbytes" };
+                let expected: &[u8] = if map.len().is_multiple_of(2) { b"GNU.sparse.offset" } else { b"GNU.sparse.numbytes" };
                 if key != expected {
                     return Err(invalid("a sparse map's records are out of order"));
                 }
@@ -94,11 +96,15 @@ impl Extensions {
     }
 
     fn acl(&mut self, attribute: &str, value: &[u8]) -> Result<()> {
-        let acl = acl::from_text(value)?;
-        if !acl.is_empty() {
-            set_xattr(&mut self.xattrs, attribute.into(), acl)?;
+        match acl::from_text(value)? {
+            Acl::Empty => Ok(()),
+            Acl::Known(acl) => set_xattr(&mut self.xattrs, attribute.into(), acl),
+            Acl::Nameless { group } => {
+                let access = attribute == "system.posix_acl_access";
+                self.lost_acls.push(if access { LostAcl::Access { group } } else { LostAcl::Default });
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// All extended attributes, each once.

@@ -258,7 +258,7 @@ fn finish_directory(disk: &mut Disk<'_>, dir: BorrowedFd<'_>, path: &EntryPath, 
         Finish::Apply(metadata) => metadata,
         Finish::Restore(Saved { mode, mtime, default_acl }) => {
             let xattrs = default_acl.map(|acl| (DEFAULT_ACL.into(), acl)).into_iter().collect();
-            Metadata { mode, owner: None, mtime, xattrs }
+            Metadata { mode, owner: None, mtime, xattrs, lost_acls: Vec::new() }
         }
     };
     disk.apply(Object::Open(dir), path, &metadata)

@@ -192,6 +192,10 @@ fn facts(stat: &FileStat, kind: Kind, options: &ManifestOptions) -> Facts {
 fn xattrs(target: Target<'_>, options: &ManifestOptions) -> std::io::Result<Vec<(std::ffi::CString, Vec<u8>)>> {
     let mut attributes = Vec::new();
     for name in xattr::list(target)? {
+        // XFS lists its ACLs twice: by the name that every file system has for them, and by that under which it stores them.
+        if name.to_bytes().starts_with(b"trusted.SGI_ACL_") {
+            continue;
+        }
         if options.ignored_xattrs.iter().any(|prefix| name.to_bytes().starts_with(prefix.as_bytes())) {
             continue;
         }
