@@ -192,6 +192,10 @@ fn facts(stat: &FileStat, kind: Kind, options: &ManifestOptions) -> Facts {
 fn xattrs(target: Target<'_>, options: &ManifestOptions) -> std::io::Result<Vec<(std::ffi::CString, Vec<u8>)>> {
     let mut attributes = Vec::new();
     for name in xattr::list(target)? {
+        // Where XFS shows root the ACLs a second time, in its own format.
+        if [c"trusted.SGI_ACL_FILE", c"trusted.SGI_ACL_DEFAULT"].contains(&name.as_c_str()) {
+            continue;
+        }
         if options.ignored_xattrs.iter().any(|prefix| name.to_bytes().starts_with(prefix.as_bytes())) {
             continue;
         }
