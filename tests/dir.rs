@@ -21,8 +21,16 @@ fn main() {
     for kind in Kind::ALL {
         places.push((kind.name().to_owned(), Arc::new(DirFactory::new(Some(kind), Commit::Exchange))));
     }
-    let trials = places.iter().flat_map(|(label, factory)| cases().into_iter().map(move |case| trial(label, factory, case)));
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    let mut trials = Vec::new();
+    for (label, factory) in &places {
+        let own: Vec<_> = cases().into_iter().map(|case| trial(label, factory, case)).collect();
+        if !arguments.list && own.iter().any(|trial| !arguments.is_filtered_out(trial)) {
+            // Now, before there are threads. Whether it worked, the trials say.
+            let _ = factory.prepare();
+        }
+        trials.extend(own);
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
     // What is mounted goes before the process ends, which runs no destructors.
     drop(places);
     conclusion.exit();
@@ -31,7 +39,7 @@ fn main() {
 fn trial(label: &str, factory: &Arc<DirFactory>, case: Case) -> Trial {
     let factory = Arc::clone(factory);
     Trial::ignorable_test(format!("{label}::{}", case.name), move || {
-        if let Some(obstacle) = factory.obstacle() {
+        if let Err(obstacle) = factory.prepare() {
             return if common::required() { Err(Failed::from(obstacle)) } else { Ok(Completion::ignored_with(obstacle)) };
         }
         match (case.run)(&*factory) {

@@ -72,6 +72,9 @@ pub trait Pool: Send + Sync {
 
     /// Makes something real hold the live root until the value is dropped: a process in it, a mount, a mapping.
     ///
+    /// Where cases run in several threads, start processes before them: between its fork and its exec a new process holds copies of all
+    /// descriptors of this one, and a case in another thread may see it in its root.
+    ///
     /// # Errors
     /// Whatever prevents it.
     fn hold(&self, name: &str) -> Result<Held>;

@@ -3,18 +3,21 @@
 #![allow(unsafe_code)]
 
 #[cfg(any(feature = "dir", feature = "tar"))]
+#[cfg_attr(not(feature = "dir"), allow(dead_code, reason = "the unpacker removes trees, and needs no more of it"))]
 pub(crate) mod attr;
 pub(crate) mod call;
 #[cfg(feature = "dir")]
 pub(crate) mod holders;
 pub(crate) mod lock;
 #[cfg(any(feature = "dir", feature = "tar"))]
+#[cfg_attr(not(feature = "dir"), allow(dead_code, reason = "the unpacker removes trees, and needs no more of it"))]
 pub(crate) mod mounts;
 #[cfg(any(feature = "dir", feature = "tar"))]
 pub(crate) mod remove;
-#[cfg(any(feature = "dir", feature = "tar"))]
+#[cfg(feature = "dir")]
 pub(crate) mod rename;
 #[cfg(any(feature = "dir", feature = "tar"))]
+#[cfg_attr(not(feature = "dir"), allow(dead_code, reason = "the unpacker removes trees, and needs no more of it"))]
 pub(crate) mod walk;
 #[cfg(any(feature = "dir", feature = "tar", feature = "conformance"))]
 pub(crate) mod xattr;

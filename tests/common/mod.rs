@@ -5,8 +5,9 @@
 pub(crate) mod loopfs;
 pub(crate) mod pools;
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 
 /// Whether a test that cannot run has failed: so in CI, where everything it needs is to be there.
 pub(crate) fn required() -> bool {
@@ -30,7 +31,17 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if !nix::unistd::geteuid().is_root() {
-            let _ = Command::new("chmod").args(["-R", "u+rwx", "--"]).arg(self.path()).status();
+            make_removable(self.path());
+        }
+    }
+}
+
+/// Gives the user back the directories below that they may not write to.
+fn make_removable(directory: &Path) {
+    let _ = fs::set_permissions(directory, Permissions::from_mode(0o700));
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            make_removable(&entry.path());
         }
     }
 }

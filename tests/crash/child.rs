@@ -48,7 +48,9 @@ impl Job {
     pub(crate) fn run(self, volume: &mut Faulty<DirVolume>, image: &Path, progress: Arc<dyn Progress>) -> Result<()> {
         match self {
             Job::Rebuild(strategy, _) => {
-                Rebuild::new(Image::open(image)?).strategy(strategy).progress(progress).run(volume).map(drop)
+                // A sibling of this process may still hold, until its exec, what the parent had open in the root when it was forked.
+                let rebuild = Rebuild::new(Image::open(image)?).strategy(strategy).busy_wait(Duration::from_secs(10));
+                rebuild.progress(progress).run(volume).map(drop)
             }
             Job::Recover => recover(volume, &Wait::new(Duration::from_secs(20), CancelToken::new())).map(drop),
         }

@@ -21,9 +21,9 @@ use stand::Table;
 
 /// Kills at random moments, by what is killed. More than 200 in all.
 const KILLS: [(&str, Job, usize); 3] = [
-    ("swap_by_exchange", Job::Rebuild(Strategy::Swap, Commit::Exchange), 120),
-    ("swap_by_two_renames", Job::Rebuild(Strategy::Swap, Commit::TwoRenames), 90),
-    ("in_place", Job::Rebuild(Strategy::InPlace, Commit::Exchange), 50),
+    ("swap_by_exchange", Job::Rebuild(Strategy::Swap, Commit::Exchange), 105),
+    ("swap_by_two_renames", Job::Rebuild(Strategy::Swap, Commit::TwoRenames), 70),
+    ("in_place", Job::Rebuild(Strategy::InPlace, Commit::Exchange), 45),
 ];
 
 fn main() {

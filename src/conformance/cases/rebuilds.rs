@@ -149,7 +149,7 @@ pub(super) fn default_acls_do_not_leak(factory: &dyn Factory) -> Outcome {
 pub(super) fn attributes_and_devices_arrive(factory: &dyn Factory) -> Outcome {
     let bench = Bench::with_old(factory)?;
     let mut tree = new_tree();
-    tree.file("usr/bin/tool", "tool").xattrs = vec![(c"user.empty".into(), vec![]), (c"user.long".into(), vec![7; 1000])];
+    tree.file("usr/bin/tool", "tool").xattrs = vec![(c"user.empty".into(), vec![]), (c"user.long".into(), vec![7; 300])];
     if set_on_root(&bench, c"system.posix_acl_access", &ACL)? {
         let dir = tree.directory("srv/acl");
         dir.mode = 0o750;
@@ -167,7 +167,8 @@ pub(super) fn attributes_and_devices_arrive(factory: &dyn Factory) -> Outcome {
             tree.character_device("dev/null", 1, 3).mode = 0o666;
         }
     }
-    bench.fill(NAME, &tree)?;
+    let report = bench.fill(NAME, &tree)?;
+    ensure!(report.losses.is_empty(), "not all was kept: {}", report.losses);
     let root = bench.manifest(NAME, Slot::Live)?.root().clone();
     bench.expect(NAME, &tree.manifest().with_root(root))?;
     bench.expect_names(LIVE)?;

@@ -24,7 +24,7 @@ pub struct ManifestOptions {
     /// Whether owners are in it.
     pub owners: Owners,
     /// Attributes whose names begin with one of these are not in it. The record of the image, which this library keeps on the root
-    /// directory (`trusted.reroot.*`, `user.reroot.*`), never is.
+    /// directory (`trusted.reroot.*`, `user.reroot.*`), never is; nor are ACLs twice, as XFS shows them (`trusted.SGI_ACL_*`).
     pub ignored_xattrs: Vec<String>,
 }
 
