@@ -64,6 +64,7 @@ impl Stream {
     pub(super) fn finish(mut self) -> Result<(Sha256, Input)> {
         let mut rest = vec![0; 64 << 10];
         while self.read(&mut rest).map_err(unwrap)? != 0 {}
+        #[cfg_attr(not(any(feature = "gzip", feature = "zstd")), expect(clippy::infallible_destructuring_match))]
         let source = match self.decoder {
             Decoder::Plain(source) => source,
             #[cfg(feature = "gzip")]

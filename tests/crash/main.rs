@@ -26,13 +26,16 @@ const KILLS: [(&str, Job, usize); 3] = [
     ("in_place", Job::Rebuild(Strategy::InPlace, Commit::Exchange), 45),
 ];
 
+/// Kills children, and enters in the table what they left.
+type Kills = Box<dyn FnOnce(&mut Table) -> Result<(), String> + Send>;
+
 fn main() {
     if let Some(status) = child::run_if_asked() {
         std::process::exit(status);
     }
     let arguments = Arguments::from_args();
     let tables: Arc<Mutex<Vec<Table>>> = Arc::default();
-    let trial = |name: String, run: Box<dyn FnOnce(&mut Table) -> Result<(), String> + Send>| {
+    let trial = |name: String, run: Kills| {
         let tables = Arc::clone(&tables);
         Trial::test(name.clone(), move || {
             let mut table = Table::new(name);

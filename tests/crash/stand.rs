@@ -165,7 +165,7 @@ impl Stand {
         };
         let found = examine().map_err(|why| format!("{why}\n  (there was: {before})"))?;
         // Only while the old root goes and the new one comes, in place.
-        let without = !before.live && !(before.staged && before.retired);
+        let without = !(before.live || before.staged && before.retired);
         if (found == Found::NoRoot) != without || (without && !job.is_in_place()) {
             return Err(format!("recover left {found:?}, and there was: {before}"));
         }
