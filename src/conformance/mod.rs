@@ -7,7 +7,7 @@
 //! What it cannot do from within one process, a kill at any moment, the crash tests of this crate do with the same pieces.
 //!
 //! # What the pools need
-//! A file system with user extended attributes. POSIX ACLs, devices and foreign owners are tested where the pool and the caller's
+//! Nothing out of the ordinary: extended attributes, POSIX ACLs, devices and foreign owners are tested where the pool and the caller's
 //! privileges have them. The suite writes to the pools it is given and to a folder of its own in the temporary directory.
 //!
 //! # Stability

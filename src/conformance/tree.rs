@@ -98,6 +98,11 @@ impl Tree {
         self.add(path.as_ref(), Node::new(Content::CharacterDevice(major, minor), 0o600))
     }
 
+    /// All entries, to change something of each.
+    pub fn nodes_mut(&mut self) -> impl Iterator<Item = &mut Node> {
+        self.nodes.values_mut()
+    }
+
     fn add(&mut self, path: &OsStr, node: Node) -> &mut Node {
         let path = components(path);
         for length in 1..path.len() {
@@ -202,6 +207,9 @@ fn components(path: &OsStr) -> Vec<Vec<u8>> {
     path.as_bytes().split(|&byte| byte == b'/').filter(|part| !part.is_empty()).map(<[u8]>::to_vec).collect()
 }
 
+/// What the plain header has room for in a name or a target.
+const FIELD: usize = 100;
+
 /// Appends an entry: an extended header with what the plain one cannot hold, the plain one, the content.
 fn append(stream: &mut Vec<u8>, path: &[u8], node: &Node, file: &Node) -> io::Result<()> {
     let mut name = [b"./", path].concat();
@@ -236,17 +244,22 @@ fn append(stream: &mut Vec<u8>, path: &[u8], node: &Node, file: &Node) -> io::Re
     };
     header.set_entry_type(kind);
     let mut records = Vec::new();
-    record(&mut records, b"mtime", format!("{}.{:09}", file.mtime.0, file.mtime.1).as_bytes());
-    record(&mut records, b"path", &name);
-    if !link.is_empty() {
-        record(&mut records, b"linkpath", link);
+    if file.mtime.1 != 0 {
+        record(&mut records, b"mtime", format!("{}.{:09}", file.mtime.0, file.mtime.1).as_bytes());
+    }
+    for (key, value) in [(b"path".as_slice(), name.as_slice()), (b"linkpath", link)] {
+        if value.len() > FIELD {
+            record(&mut records, key, value);
+        }
     }
     for (name, value) in &file.xattrs {
         record(&mut records, &[b"SCHILY.xattr.", name.to_bytes()].concat(), value);
     }
-    let mut extension = Header::new_ustar();
-    extension.set_entry_type(EntryType::XHeader);
-    write(stream, extension, b"pax", b"", &records);
+    if !records.is_empty() {
+        let mut extension = Header::new_ustar();
+        extension.set_entry_type(EntryType::XHeader);
+        write(stream, extension, b"pax", b"", &records);
+    }
     header.set_mode(file.mode);
     header.set_uid(file.owner.0.into());
     header.set_gid(file.owner.1.into());
