@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::digest::Sha256;
 use crate::error::{Error, ErrorKind, Result};
-use crate::text::Escaped;
+use crate::text::{Escaped, percent_decode};
 
 /// What filled a root, so that it can be rebuilt from its original image.
 ///
@@ -120,7 +120,7 @@ impl ImageRecord {
         let mut origin = None;
         for line in lines.filter(|line| !line.is_empty()) {
             let equals = line.iter().position(|&byte| byte == b'=').ok_or_else(|| invalid("a line has no value"))?;
-            let value = unescape(&line[equals + 1..]).ok_or_else(|| invalid("an escape is malformed"))?;
+            let value = percent_decode(&line[equals + 1..]).ok_or_else(|| invalid("an escape is malformed"))?;
             match &line[..equals] {
                 b"empty" => origin = Some(Origin::Empty),
                 b"file" => origin = Some(Origin::File(OsString::from_vec(value).into())),
@@ -145,20 +145,6 @@ impl ImageRecord {
         record.origin = origin.ok_or_else(|| invalid("it names no image"))?;
         Ok(record)
     }
-}
-
-fn unescape(value: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(value.len());
-    let mut rest = value.iter();
-    while let Some(&byte) = rest.next() {
-        if byte != b'%' {
-            out.push(byte);
-            continue;
-        }
-        let mut digit = || rest.next().and_then(|&byte| (byte as char).to_digit(16));
-        out.push((digit()? << 4 | digit()?) as u8);
-    }
-    Some(out)
 }
 
 #[cfg(feature = "serde")]

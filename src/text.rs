@@ -47,6 +47,21 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
+/// Bytes from text in which `%XX` stands for a byte; `None` if an escape is malformed.
+pub(crate) fn percent_decode(text: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.iter();
+    while let Some(&byte) = rest.next() {
+        if byte != b'%' {
+            out.push(byte);
+            continue;
+        }
+        let mut digit = || rest.next().and_then(|&byte| (byte as char).to_digit(16));
+        out.push((digit()? << 4 | digit()?) as u8);
+    }
+    Some(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

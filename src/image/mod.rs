@@ -15,9 +15,8 @@ pub use self::format::Format;
 #[cfg(feature = "tar")]
 pub(crate) use self::{source::Position, stream::Stream};
 
-use std::path::{Path, PathBuf};
 #[cfg(feature = "tar")]
-use std::{fs::File, io::Read, os::fd::OwnedFd, time::Duration};
+use std::{fs::File, io::Read, os::fd::OwnedFd, path::Path, time::Duration};
 
 #[cfg(feature = "tar")]
 use self::source::{Input, Source};
@@ -28,13 +27,16 @@ use crate::progress::CancelToken;
 use crate::record::{ImageRecord, Origin};
 use crate::size::ByteSize;
 use crate::text::Escaped;
+#[cfg(feature = "tar")]
+use crate::unpack::StripPrefix;
 
 /// What fills a root.
 #[derive(Debug)]
 pub struct Image {
     origin: Origin,
     expected: Option<Sha256>,
-    strip: Option<PathBuf>,
+    #[cfg(feature = "tar")]
+    strip: Option<StripPrefix>,
     need: Need,
     #[cfg(feature = "tar")]
     input: Option<Input>,
@@ -58,6 +60,7 @@ impl Image {
         Image {
             origin: Origin::Empty,
             expected: None,
+            #[cfg(feature = "tar")]
             strip: None,
             need: Need::default(),
             #[cfg(feature = "tar")]
@@ -95,27 +98,6 @@ impl Image {
         }
     }
 
-    /// Takes only what lies below `folder` in the image; it becomes the root. `rootfs` is right for LXD's unified images.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidInput`] if `folder` is absolute, empty, or holds `..`.
-    pub fn with_strip(mut self, folder: impl AsRef<Path>) -> Result<Self> {
-        use std::path::Component;
-        let folder = folder.as_ref();
-        let parts: Vec<_> = folder.components().filter(|part| *part != Component::CurDir).collect();
-        if parts.is_empty() || !parts.iter().all(|part| matches!(part, Component::Normal(_))) {
-            let shown = Escaped::from(folder);
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                "read a folder of the image",
-                format!("\"{shown}\" is not a path below its top"),
-            )
-            .with_remedy("write it like rootfs or var/lib/root"));
-        }
-        self.strip = Some(parts.iter().collect());
-        Ok(self)
-    }
-
     /// Expects the image, as it is read (compressed), to have this digest. Any other is an error before the commit.
     #[must_use]
     pub fn with_sha256(mut self, digest: Sha256) -> Self {
@@ -151,21 +133,33 @@ impl Image {
     }
 
     #[cfg(feature = "tar")]
-    pub(crate) fn strip(&self) -> Option<&Path> {
-        self.strip.as_deref()
+    pub(crate) fn strip(&self) -> Option<&StripPrefix> {
+        self.strip.as_ref()
     }
 
     /// What to record with a root filled from this image, whose digest turned out to be `digest`.
     pub(crate) fn record(&self, digest: Option<Sha256>) -> ImageRecord {
         let mut record = ImageRecord::new(self.origin.clone());
         record.digest = digest;
-        record.strip.clone_from(&self.strip);
+        #[cfg(feature = "tar")]
+        if let Some(folder) = &self.strip {
+            record = record.with_strip(folder.as_path());
+        }
         record
     }
 }
 
 #[cfg(feature = "tar")]
 impl Image {
+    /// Takes only what lies below `folder` in the image; it becomes the root. `rootfs` is right for LXD's unified images.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] if `folder` is absolute, empty, or holds `..`.
+    pub fn with_strip(mut self, folder: impl AsRef<Path>) -> Result<Self> {
+        self.strip = Some(StripPrefix::try_from(folder.as_ref())?);
+        Ok(self)
+    }
+
     /// The image in a file, told by its content and not by its name. A named pipe is read as a stream.
     ///
     /// # Errors
@@ -395,7 +389,7 @@ mod tests {
         for bad in ["", "/", "/rootfs", "a/../b", ".."] {
             assert!(Image::empty().with_strip(bad).is_err(), "{bad}");
         }
-        assert_eq!(Image::empty().with_strip("./a/./b/").unwrap().strip(), Some(Path::new("a/b")));
+        assert_eq!(Image::empty().with_strip("./a/./b/").unwrap().strip().unwrap().as_path(), Path::new("a/b"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result, Space};
 use crate::image::{Image, Position};
 use crate::progress::Event;
 use crate::size::ByteSize;
-use crate::unpack::{Hooks, StripPrefix, Tally, UnpackOptions, Unpacked, scan, unpack};
+use crate::unpack::{Hooks, Tally, UnpackOptions, Unpacked, scan, unpack};
 use crate::volume::{RebuildableVolume, RootMetadata, Sizing};
 
 /// The shortest time between two events of progress.
@@ -39,7 +39,7 @@ pub(super) fn fill(
     clock: &Clock<'_>,
 ) -> Result<Filled> {
     let mut stream = image.start(&options.cancel, options.stall_limit)?;
-    let unpack_options = unpack_options(image, metadata, options)?;
+    let unpack_options = unpack_options(image, metadata, options);
     let mut filling = Filling::new(image, stream.position(), options, clock);
     filling.growth = Some(Growth { volume, size, grown: None });
     let unpacked = unpack(&mut stream, root.as_fd(), &unpack_options, &mut filling)?;
@@ -52,23 +52,23 @@ pub(super) fn fill(
 /// Reads `image` to its end and checks all that can be checked without writing.
 pub(super) fn check(image: &mut Image, options: &Options, clock: &Clock<'_>) -> Result<()> {
     let mut stream = image.start(&options.cancel, options.stall_limit)?;
-    let unpack_options = unpack_options(image, RootMetadata::Keep, options)?;
+    let unpack_options = unpack_options(image, RootMetadata::Keep, options);
     let mut filling = Filling::new(image, stream.position(), options, clock);
     let tally = scan(&mut stream, &unpack_options, &mut filling)?;
     filling.report(&tally);
     image.finish(stream).map(drop)
 }
 
-fn unpack_options(image: &Image, metadata: RootMetadata, options: &Options) -> Result<UnpackOptions> {
+fn unpack_options(image: &Image, metadata: RootMetadata, options: &Options) -> UnpackOptions {
     let mut unpack = UnpackOptions::default()
         .with_limits(options.limits)
         .with_devices(options.devices)
         .with_losses(options.losses)
         .with_root(metadata);
     if let Some(strip) = image.strip() {
-        unpack = unpack.with_strip(StripPrefix::try_from(strip)?);
+        unpack = unpack.with_strip(strip.clone());
     }
-    Ok(unpack)
+    unpack
 }
 
 /// Follows an unpacking: tells progress, heeds the cancel token, makes room.

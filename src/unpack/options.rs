@@ -181,6 +181,11 @@ pub enum LossPolicy {
 pub struct StripPrefix(EntryPath);
 
 impl StripPrefix {
+    /// The folder, as a path below the top of the archive.
+    pub fn as_path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(self.0.as_bytes()))
+    }
+
     pub(super) fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }

@@ -5,7 +5,7 @@ use std::ffi::CString;
 use super::acl::{self, Acl};
 use super::entry::{LostAcl, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
-use crate::text::Escaped;
+use crate::text::{Escaped, percent_decode};
 
 /// The longest name and value of an extended attribute that Linux takes.
 const XATTR_NAME_MAX: usize = 255;
@@ -187,20 +187,6 @@ fn set_xattr(xattrs: &mut Vec<(CString, Vec<u8>)>, name: Vec<u8>, value: Vec<u8>
         None => xattrs.push((name, value)),
     }
     Ok(())
-}
-
-fn percent_decode(text: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.iter();
-    while let Some(&byte) = rest.next() {
-        if byte != b'%' {
-            out.push(byte);
-            continue;
-        }
-        let mut digit = || rest.next().and_then(|&byte| (byte as char).to_digit(16));
-        out.push((digit()? << 4 | digit()?) as u8);
-    }
-    Some(out)
 }
 
 /// Base64 with or without padding; line ends are skipped.
