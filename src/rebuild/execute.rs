@@ -125,7 +125,7 @@ impl<'a> Execution<'a> {
 
     fn retire(&mut self) -> Result<()> {
         self.clock.enter(Phase::Remove);
-        wait_for_holders(self.volume, &self.no_wait())?;
+        wait_for_holders(self.volume, &self.busy_wait())?;
         match self.rename(Slot::Live, Slot::Retired) {
             Done::Yes => self.reached = Reached::Retired,
             Done::No(error) => return Err(error),
@@ -197,7 +197,7 @@ impl<'a> Execution<'a> {
     fn commit(&mut self, kind: CommitKind) -> Result<()> {
         // The last moment: whoever came to hold the volume while it was filled is asked to go first.
         if self.exists && self.plan.strategy == Strategy::Swap {
-            wait_for_holders(self.volume, &self.no_wait())?;
+            wait_for_holders(self.volume, &self.busy_wait())?;
         }
         self.options.cancel.check("rebuild")?;
         self.clock.enter(Phase::Commit);
@@ -329,8 +329,8 @@ impl<'a> Execution<'a> {
         self.report.warnings.push(warning);
     }
 
-    fn no_wait(&self) -> Wait {
-        Wait::new(Duration::ZERO, self.options.cancel.clone())
+    fn busy_wait(&self) -> Wait {
+        Wait::new(self.options.busy_wait, self.options.cancel.clone())
     }
 
     /// Undoes what can be undone and says what could not.

@@ -209,10 +209,13 @@ fn how_it_holds(process: &str, top: FileId, views: &BTreeSet<Vec<u8>>) -> Option
 }
 
 fn mapped_file(process: &str, inside: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
-    let maps = fs::File::open(format!("/proc/{process}/maps")).ok()?;
-    let mut lines = BufReader::new(maps.take(MAX_MAPS)).split(b'\n');
+    first_mapped(fs::File::open(format!("/proc/{process}/maps")).ok()?, inside)
+}
+
+fn first_mapped(maps: impl Read, inside: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+    // When the process ends meanwhile, this read and every further one fail.
+    let mut lines = BufReader::new(maps.take(MAX_MAPS)).split(b'\n').map_while(Result::ok);
     lines.find_map(|line| {
-        let line = line.ok()?;
         // Paths are the only field that holds a slash.
         let start = line.iter().position(|&byte| byte == b'/')?;
         inside(&unescape(line.get(start..)?))
@@ -246,6 +249,20 @@ fn add_swap_files(found: &mut Found, views: &BTreeSet<Vec<u8>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_ends_while_it_is_looked_at_is_passed_over() {
+        struct Gone;
+        impl Read for Gone {
+            fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+                Err(std::io::Error::from_raw_os_error(libc::ESRCH))
+            }
+        }
+        let maps = b"00-10 r-xp 0 08:01 1 /srv/c1/bin/sh\n".chain(Gone);
+        let inside = |path: &[u8]| path.strip_prefix(b"/srv/c1/").map(<[u8]>::to_vec);
+        assert_eq!(first_mapped(maps, inside), Some(b"bin/sh".to_vec()));
+        assert_eq!(first_mapped(Gone, inside), None);
+    }
     use std::fs::File;
     use std::os::fd::AsFd;
     use std::path::Path;
