@@ -25,6 +25,8 @@ enum Reached {
     Retired,
     /// In place: the old root is going or gone, and there may be a staged root.
     WithoutRoot,
+    /// In place: the new root is complete and only lacks its name.
+    Sealed,
     /// Which root bears which name is not known, or none is live: nothing may be removed.
     Unclear,
     /// The new root is live.
@@ -97,7 +99,7 @@ impl<'a> Execution<'a> {
     }
 
     fn step(&mut self, step: Step) -> Result<()> {
-        if self.reached != Reached::Committed {
+        if !matches!((self.reached, step), (Reached::Committed, _) | (_, Step::Commit(_))) {
             self.options.cancel.check("rebuild")?;
         }
         match step {
@@ -199,7 +201,12 @@ impl<'a> Execution<'a> {
         if self.exists && self.plan.strategy == Strategy::Swap {
             wait_for_holders(self.volume, &self.busy_wait())?;
         }
-        self.options.cancel.check("rebuild")?;
+        if self.reached == Reached::WithoutRoot {
+            // To stop here would be to throw away the only root there is.
+            self.reached = Reached::Sealed;
+        } else {
+            self.options.cancel.check("rebuild")?;
+        }
         self.clock.enter(Phase::Commit);
         let done = match kind {
             CommitKind::Exchange => self.exchange(),
@@ -356,6 +363,9 @@ impl<'a> Execution<'a> {
             Reached::WithoutRoot => {
                 self.discard_staged();
                 (Outcome::NoRoot, None)
+            }
+            Reached::Sealed => {
+                (Outcome::NoRoot, Some("the new root is whole under its staged name: rename it by hand, or rebuild again"))
             }
             Reached::Unclear => (Outcome::Interrupted, Some("remove the cause and run recover")),
             Reached::Committed => (Outcome::Untouched, None),
