@@ -164,17 +164,15 @@ impl Tree {
 
     /// The directory at `depth`, opened again if it had been closed.
     fn dir(&mut self, disk: &Disk<'_>, depth: usize) -> Result<Rc<OwnedFd>> {
-        let path = self.path(depth);
-        let frame = match depth.checked_sub(1).and_then(|index| self.below.get_mut(index)) {
-            Some(frame) => frame,
-            None => &mut self.root,
-        };
-        if let Some(dir) = &frame.dir {
+        if let Some(dir) = &self.frame(depth).dir {
             return Ok(Rc::clone(dir));
         }
+        let path = self.path(depth);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let dir = open_in_root(disk.root, OsStr::from_bytes(path.as_bytes()), flags).map_err(cannot_use)?;
-        if identity(&fstat(&dir).map_err(cannot_use)?) != frame.id {
+        let id = identity(&fstat(&dir).map_err(cannot_use)?);
+        let frame = self.frame(depth);
+        if id != frame.id {
             return Err(Error::new(ErrorKind::Io, "unpack", "a directory was replaced while it was filled")
                 .with_remedy("keep others out of the pool's directory"));
         }
@@ -182,6 +180,13 @@ impl Tree {
         frame.dir = Some(Rc::clone(&dir));
         self.first_open = self.first_open.min(depth.saturating_sub(1));
         Ok(dir)
+    }
+
+    fn frame(&mut self, depth: usize) -> &mut Frame {
+        match depth.checked_sub(1).and_then(|index| self.below.get_mut(index)) {
+            Some(frame) => frame,
+            None => &mut self.root,
+        }
     }
 
     fn path(&self, depth: usize) -> EntryPath {
