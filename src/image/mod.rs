@@ -176,7 +176,7 @@ impl Image {
         let metadata = file.metadata().map_err(io)?;
         if metadata.is_dir() {
             return Err(with_path(Error::new(ErrorKind::InvalidImage, "open the image", "it is a directory"))
-                .with_remedy("pack it: tar --numeric-owner --xattrs --acls -C DIRECTORY -cf IMAGE ."));
+                .with_remedy("pack it: tar --numeric-owner --xattrs --xattrs-include='*' -C DIRECTORY -cf IMAGE ."));
         }
         if metadata.file_type().is_fifo() || metadata.file_type().is_char_device() || metadata.file_type().is_socket() {
             return Ok(Image::from_fd(OwnedFd::from(file), Escaped::from(path).to_string()));
