@@ -69,8 +69,8 @@ impl Output {
     /// Shows what a command has to say.
     pub(crate) fn show<T: std::fmt::Display + serde::Serialize>(self, value: &T) {
         match self {
-            Output::Text => println!("{value}"),
-            Output::Json => println!("{}", json(value)),
+            Output::Text => say(&mut std::io::stdout(), value),
+            Output::Json => say(&mut std::io::stdout(), &json(value)),
             Output::Quiet => {}
         }
     }
@@ -78,11 +78,16 @@ impl Output {
     /// Shows an error and turns it into an exit status.
     pub(crate) fn fail(self, error: &Error) -> ExitCode {
         match self {
-            Output::Json => println!("{}", json(error)),
-            Output::Text | Output::Quiet => eprintln!("error: {}", error.report()),
+            Output::Json => say(&mut std::io::stdout(), &json(error)),
+            Output::Text | Output::Quiet => say(&mut std::io::stderr(), &format_args!("error: {}", error.report())),
         }
         ExitCode::from(status(error))
     }
+}
+
+/// Prints a line. That nobody reads it, or that the disk it goes to is full, does not change what happened to the volume.
+fn say(out: &mut dyn std::io::Write, line: &dyn std::fmt::Display) {
+    let _ = writeln!(out, "{line}");
 }
 
 /// A token that SIGINT and SIGTERM set.

@@ -204,7 +204,8 @@ pub(super) fn make(
     let mut steps: Vec<_> = recovery.into_iter().filter(|action| *action != RecoverAction::NoRoot).map(Step::Recover).collect();
     let in_place = options.strategy == Strategy::InPlace && live;
     let purge = options.snapshots == SnapshotPolicy::Purge && !snapshots.is_empty();
-    if options.strategy == Strategy::InPlace && !image.is_empty() {
+    // What is left without a live root may still be a whole one: it does not go for an image that turns out to be unusable.
+    if (options.strategy == Strategy::InPlace || without_root && image.is_rereadable()) && !image.is_empty() {
         steps.push(Step::CheckImage);
     }
     if without_root {
