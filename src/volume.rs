@@ -86,12 +86,13 @@ pub trait RebuildableVolume: fmt::Debug + Send {
     /// - With [`UsageDetail::Free`] it costs a system call or two and leaves [`Usage::used`] empty where that would take a walk.
     fn usage(&self, detail: UsageDetail) -> Result<Usage>;
 
-    /// What the live root was filled from, as [`seal`](Self::seal) recorded it; `None` if unknown.
+    /// What the live root was filled from, as [`seal`](Self::seal) recorded it; `None` if unknown. Without a live root, the retired one.
     fn record(&self) -> Result<Option<ImageRecord>>;
 
     /// Reads, and keeps in `self`, the properties of the live root that the next staged root must have.
     ///
-    /// - Forgets what an earlier call kept. Without a live root the next staged root gets the backend's defaults.
+    /// - Forgets what an earlier call kept. Without a live root it takes those of the retired one, if they can still be read; without
+    ///   either, the next staged root gets the backend's defaults.
     fn capture(&mut self) -> Result<()>;
 
     /// Makes a new, empty staged root and returns its directory, open for filling.

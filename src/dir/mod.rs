@@ -176,6 +176,14 @@ impl DirVolume {
         }
     }
 
+    /// The live root, or what an interrupted in-place rebuild left of it: its directory goes last, so it still has the volume's properties.
+    fn open_live_or_retired(&self, operation: &'static str) -> Result<Option<OwnedFd>> {
+        match self.open_root(Slot::Live, operation)? {
+            Some(root) => Ok(Some(root)),
+            None => self.open_root(Slot::Retired, operation),
+        }
+    }
+
     /// Does `switch`, durably. A root whose immutable or append-only flag forbids it loses the flag, which comes back if nothing happened.
     fn switch(
         &self,
@@ -317,7 +325,7 @@ impl RebuildableVolume for DirVolume {
 
     fn record(&self) -> Result<Option<ImageRecord>> {
         const OPERATION: &str = "read the record of the image";
-        let Some(root) = self.open_root(Slot::Live, OPERATION)? else { return Ok(None) };
+        let Some(root) = self.open_live_or_retired(OPERATION)? else { return Ok(None) };
         for name in properties::believable_records() {
             let value = xattr::get(Target::Fd(root.as_fd()), name);
             if let Some(value) = value.map_err(|error| self.failed(OPERATION, "cannot read an extended attribute", error))? {
@@ -330,7 +338,7 @@ impl RebuildableVolume for DirVolume {
     fn capture(&mut self) -> Result<()> {
         const OPERATION: &str = "read the properties of the live root";
         self.captured = None;
-        if let Some(root) = self.open_root(Slot::Live, OPERATION)? {
+        if let Some(root) = self.open_live_or_retired(OPERATION)? {
             let captured =
                 Properties::capture(root.as_fd()).map_err(|error| self.failed(OPERATION, "the kernel refused", error))?;
             self.captured = Some(captured);

@@ -164,7 +164,7 @@ impl<'a> Execution<'a> {
     }
 
     fn metadata(&self) -> RootMetadata {
-        if self.exists { RootMetadata::Keep } else { RootMetadata::FromImage }
+        if self.exists || self.plan.names.retired { RootMetadata::Keep } else { RootMetadata::FromImage }
     }
 
     #[cfg(not(feature = "tar"))]
