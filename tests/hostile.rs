@@ -324,6 +324,35 @@ fn headers_have_a_limit() {
 }
 
 #[test]
+fn global_headers_have_a_limit_of_their_own() {
+    let long = vec![b'c'; 60_000];
+    // Each is within the limit for an entry, and an entry lies between any two.
+    let many = (0..40).fold(Forge::new(), |forge, number| forge.global(&[("comment", &long)]).file(&format!("f{number}"), b""));
+    refuse(many, ErrorKind::LimitExceeded);
+    for record in [
+        ("SCHILY.xattr.user.a", &b"x"[..]),
+        ("SCHILY.acl.access", b"u::rwx,u:nobody:rwx,g::-,m:rwx,o:-"),
+        ("GNU.sparse.size", b"9"),
+    ] {
+        refuse(Forge::new().global(&[record]).file("f", b"x"), ErrorKind::InvalidImage);
+    }
+}
+
+#[test]
+fn attributes_cannot_swell_the_report() {
+    let one: Vec<_> = (0..1000).map(|number| format!("SCHILY.xattr.{number}.x")).collect();
+    let records: Vec<_> = one.iter().map(|key| (key.as_str(), &b"x"[..])).collect();
+    let deep = "\u{7f}".repeat(90) + "/";
+    let (_arena, unpacked) = take(Forge::new().pax(&records).gnu_long(b'L', &deep.repeat(40)).file("f", b""));
+    let kinds: Vec<_> = unpacked.losses.iter().collect();
+    assert_eq!((kinds.len(), kinds[0].count), (1, 1000));
+    assert!(kinds[0].examples.iter().all(|example| example.len() < 300));
+    let many: Vec<_> = (0..2000).map(|number| format!("SCHILY.xattr.user.{number}")).collect();
+    let records: Vec<_> = many.iter().map(|key| (key.as_str(), &b"x"[..])).collect();
+    refuse(Forge::new().pax(&records).file("f", b""), ErrorKind::LimitExceeded);
+}
+
+#[test]
 fn entries_bytes_and_sizes_have_limits() {
     let limits = |limits| UnpackOptions::default().with_limits(limits);
     let three = || Forge::new().file("a", b"12345").file("b", b"12345").file("c", b"12345");

@@ -22,6 +22,8 @@ pub(super) struct Entries<'a> {
     limits: Limits,
     strip: Option<StripPrefix>,
     global: Extensions,
+    /// Bytes of global headers so far.
+    global_size: u64,
     /// Bytes of the current entry's data that are still to come, and of the padding after them.
     data: u64,
     padding: u64,
@@ -47,6 +49,7 @@ impl<'a> Entries<'a> {
             limits,
             strip,
             global: Extensions::default(),
+            global_size: 0,
             data: 0,
             padding: 0,
             entries: 0,
@@ -130,7 +133,15 @@ impl<'a> Entries<'a> {
                 }
                 b'g' => {
                     let records = self.extension(&header, &mut prelude).map_err(at)?;
+                    // These stay for the whole archive, so they count together, however many entries lie between them.
+                    self.global_size = self.global_size.saturating_add(records.len() as u64);
+                    if self.global_size > self.limits.header.bytes() {
+                        return Err(at(limit("the global headers exceed", self.limits.header)));
+                    }
                     self.global.read(&records).map_err(at)?;
+                    if self.global.has_attributes() {
+                        return Err(at(invalid("a global header gives attributes or holes to every entry")));
+                    }
                 }
                 b'L' => prelude.long_name = Some(until_nul(self.extension(&header, &mut prelude).map_err(at)?)),
                 b'K' => prelude.long_link = Some(until_nul(self.extension(&header, &mut prelude).map_err(at)?)),
@@ -196,12 +207,7 @@ impl<'a> Entries<'a> {
         let gid = extensions.gid.or(self.global.gid).map_or_else(|| owner(&header.as_old().gid), Ok)?;
         let mtime = extensions.mtime.or(self.global.mtime).map_or_else(|| mtime(header), Ok)?;
         let mode = field(&header.as_old().mode, "mode")? as u32 & 0o7777;
-        let mut xattrs = self.global.clone().take_xattrs();
-        for (name, value) in extensions.take_xattrs() {
-            xattrs.retain(|(known, _)| *known != name);
-            xattrs.push((name, value));
-        }
-
+        let xattrs = extensions.take_xattrs();
         let lost_acls = std::mem::take(&mut extensions.lost_acls);
 
         let path = path::below_root(name, &self.limits)?;

@@ -6,10 +6,13 @@ use std::fmt;
 use super::entry::EntryPath;
 use super::options::LossPolicy;
 use crate::error::{Error, ErrorKind, Result};
-use crate::text::Escaped;
 
 /// How many names each kind of loss keeps.
 const EXAMPLES: usize = 3;
+/// How much of a name is kept, in characters.
+const EXAMPLE_MAX: usize = 256;
+/// The namespaces that Linux knows. All others are one kind of loss, or an image could make as many kinds as it likes.
+const NAMESPACES: [&str; 5] = ["user", "trusted", "security", "system", "btrfs"];
 
 /// What could not be kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -44,7 +47,7 @@ pub enum LossKind {
     Device,
     /// An ACL.
     Acl,
-    /// An extended attribute of this namespace.
+    /// An extended attribute of this namespace: `user`, `trusted`, `security`, `system`, `btrfs`, or an unknown one.
     Xattr(String),
 }
 
@@ -68,7 +71,8 @@ impl LossKind {
             return LossKind::Acl;
         }
         let namespace = name.split(|&byte| byte == b'.').next().unwrap_or_default();
-        LossKind::Xattr(Escaped(namespace).to_string())
+        let known = NAMESPACES.iter().find(|known| known.as_bytes() == namespace);
+        LossKind::Xattr((*known.unwrap_or(&"an unknown namespace")).to_owned())
     }
 }
 
@@ -99,7 +103,12 @@ impl Losses {
         if let Some(loss) = self.losses.get_mut(index) {
             loss.count += 1;
             if loss.examples.len() < EXAMPLES {
-                loss.examples.push(path.to_string());
+                let mut example = path.to_string();
+                if let Some((end, _)) = example.char_indices().nth(EXAMPLE_MAX) {
+                    example.truncate(end);
+                    example.push_str("...");
+                }
+                loss.examples.push(example);
             }
         }
         Ok(())

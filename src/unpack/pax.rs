@@ -10,6 +10,8 @@ use crate::text::{Escaped, percent_decode};
 /// The longest name and value of an extended attribute that Linux takes.
 const XATTR_NAME_MAX: usize = 255;
 const XATTR_SIZE_MAX: usize = 65536;
+/// How many attributes an entry may have. Linux cannot list more names than fit 64 KiB.
+const XATTRS_MAX: usize = 1024;
 
 /// What extended headers say of the next entry. `None`: nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -107,6 +109,12 @@ impl Extensions {
         }
     }
 
+    /// Whether anything is said that can only be meant for one entry.
+    pub(super) fn has_attributes(&self) -> bool {
+        let attributes = !self.xattrs.is_empty() || !self.archive_xattrs.is_empty() || !self.lost_acls.is_empty();
+        attributes || self.sparse != Sparse::default()
+    }
+
     /// All extended attributes, each once.
     pub(super) fn take_xattrs(&mut self) -> Vec<(CString, Vec<u8>)> {
         let mut xattrs = std::mem::take(&mut self.xattrs);
@@ -182,10 +190,15 @@ fn set_xattr(xattrs: &mut Vec<(CString, Vec<u8>)>, name: Vec<u8>, value: Vec<u8>
         return Err(invalid("an extended attribute is larger than any can be"));
     }
     let name = CString::new(name).map_err(|_| invalid("an extended attribute's name holds a NUL byte"))?;
-    match xattrs.iter_mut().find(|(known, _)| *known == name) {
-        Some((_, known)) => *known = value,
-        None => xattrs.push((name, value)),
+    if let Some((_, known)) = xattrs.iter_mut().find(|(known, _)| *known == name) {
+        *known = value;
+        return Ok(());
     }
+    if xattrs.len() >= XATTRS_MAX {
+        return Err(Error::new(ErrorKind::LimitExceeded, "unpack", "an entry has more extended attributes than any can have")
+            .with_context("limit", XATTRS_MAX));
+    }
+    xattrs.push((name, value));
     Ok(())
 }
 
