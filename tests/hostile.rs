@@ -339,6 +339,46 @@ fn global_headers_have_a_limit_of_their_own() {
 }
 
 #[test]
+fn nested_directories_cannot_swell_the_memory() {
+    let long = vec![b'v'; 60_000];
+    let one: Vec<_> = (0..15).map(|number| format!("SCHILY.xattr.user.{number}")).collect();
+    let records: Vec<_> = one.iter().map(|key| (key.as_str(), &long[..])).collect();
+    let deeper = |forge: Forge, depth| forge.pax(&records).dir(&"d/".repeat(depth));
+    refuse((1..20).fold(Forge::new(), deeper), ErrorKind::LimitExceeded);
+}
+
+#[test]
+fn a_ustar_header_of_any_version_has_its_prefix() {
+    let header = header("name", b'0', 0).bytes(345..349, b"some").bytes(263..265, b"  ");
+    let (arena, _) = take(Forge::new().raw(header));
+    assert!(arena.root().join("some/name").exists());
+}
+
+#[test]
+fn what_is_passed_over_counts_too() {
+    let options = UnpackOptions::default().with_limits(Limits::default().with_bytes(ByteSize::from_bytes(1000)));
+    for kind in [b'V', b'D'] {
+        let (_, error) = refuse_with(Forge::new().raw(header("d/", kind, 4096)).raw(header("f", b'0', 0)), &options);
+        assert_eq!(error.kind(), ErrorKind::LimitExceeded);
+    }
+    assert_eq!(refuse_with(Forge::new().raw(header("d/", b'0', 4096)), &options).1.kind(), ErrorKind::LimitExceeded);
+}
+
+#[test]
+fn a_later_entry_takes_back_what_an_earlier_one_granted() {
+    let acl = "u::rwx,u:4242:rwx,g::r-x,m:rwx,o:-";
+    let d = || header("d/", b'5', 0).bytes(100..108, b"0000750\0");
+    let archive = Forge::new().pax(&[("SCHILY.acl.access", acl.as_bytes())]).dir("d/").dir("e/").file("d/f", b"x").raw(d());
+    let (arena, _) = take(archive);
+    // Without an ACL the group's bits are the group's.
+    let listed = std::process::Command::new("getfacl").arg("-ncp").arg(arena.root().join("d")).output();
+    if let Ok(output) = listed {
+        assert!(!String::from_utf8_lossy(&output.stdout).contains("4242"));
+    }
+    assert_eq!(fs::metadata(arena.root().join("d")).unwrap().mode() & 0o7777, 0o750);
+}
+
+#[test]
 fn attributes_cannot_swell_the_report() {
     let one: Vec<_> = (0..1000).map(|number| format!("SCHILY.xattr.{number}.x")).collect();
     let records: Vec<_> = one.iter().map(|key| (key.as_str(), &b"x"[..])).collect();

@@ -69,6 +69,10 @@ impl Format {
         if start.is_empty() {
             return Err(invalid("it is empty".into()));
         }
+        // Before the magics: the first bytes of a tar stream are the name of a file, and it may be called anything.
+        if is_tar_header(start) {
+            return Ok(Format::Tar);
+        }
         let named = MAGICS.iter().find(|(at, magic, _)| start.get(*at..).is_some_and(|rest| rest.starts_with(magic)));
         match named.map(|(_, _, name)| *name) {
             #[cfg(feature = "gzip")]
@@ -82,14 +86,13 @@ impl Format {
             Some(name) => Err(Error::new(ErrorKind::Unsupported, "read the image", format!("it is a {name} stream"))
                 .with_context("offset", 0)
                 .with_remedy(format!("this build reads {}", Self::READABLE))),
-            None if is_tar_header(start) => Ok(Format::Tar),
             None if start.len() < PEEK => Err(invalid(format!("it ends after {} bytes, before one tar header", start.len()))),
             None => Err(invalid("it is of no known format".into()).with_remedy(format!("this build reads {}", Self::READABLE))),
         }
     }
 }
 
-/// Whether a block passes for a tar header without a magic: v7's, or the zeros of an archive without entries.
+/// Whether a block passes for a tar header by its checksum, or for the zeros of an archive without entries.
 fn is_tar_header(block: &[u8]) -> bool {
     let Some(block) = block.get(..512) else { return false };
     if block.iter().all(|&byte| byte == 0) {
@@ -131,6 +134,17 @@ mod tests {
         let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
         block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         assert_eq!(Format::detect(&block).unwrap(), Format::Tar);
+        let sealed = |name: &[u8]| {
+            let mut block = [0; 512];
+            block[..name.len()].copy_from_slice(name);
+            block[148..156].copy_from_slice(b"        ");
+            let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+            block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            block
+        };
+        for name in [&b"BZh-notes"[..], b"hsqs", b"070701.txt", b"PK\x03\x04"] {
+            assert_eq!(Format::detect(&sealed(name)).unwrap(), Format::Tar);
+        }
         block[0] ^= 1;
         assert_eq!(Format::detect(&block).unwrap_err().kind(), ErrorKind::InvalidImage);
     }

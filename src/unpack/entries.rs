@@ -146,7 +146,10 @@ impl<'a> Entries<'a> {
                 b'L' => prelude.long_name = Some(until_nul(self.extension(&header, &mut prelude).map_err(at)?)),
                 b'K' => prelude.long_link = Some(until_nul(self.extension(&header, &mut prelude).map_err(at)?)),
                 // A volume's label.
-                b'V' => self.begin_data(size_of(&header).map_err(at)?),
+                b'V' => {
+                    self.begin_data(size_of(&header).map_err(at)?);
+                    self.count_data().map_err(at)?;
+                }
                 _ => return Ok(Some((header, prelude))),
             }
             self.skip_data()?;
@@ -183,7 +186,7 @@ impl<'a> Entries<'a> {
     fn name(&self, header: &Header, prelude: &mut Prelude) -> Vec<u8> {
         let extensions = &mut prelude.extensions;
         let pax = extensions.sparse.name.take().or_else(|| extensions.path.take()).or_else(|| self.global.path.clone());
-        pax.or_else(|| prelude.long_name.take()).unwrap_or_else(|| header.path_bytes().into_owned())
+        pax.or_else(|| prelude.long_name.take()).unwrap_or_else(|| header_name(header))
     }
 
     /// The entry of a header; `None` if it lies outside the prefix.
@@ -202,13 +205,18 @@ impl<'a> Entries<'a> {
         let is_directory = kind == b'5' || matches!(kind, 0 | b'0' | b'7') && name.ends_with(b"/");
         let has_data = matches!(kind, 0 | b'0' | b'7' | b'S' | b'D');
         self.begin_data(if has_data { size } else { 0 });
+        if is_directory || kind == b'D' {
+            self.count_data()?;
+        }
 
         let uid = extensions.uid.or(self.global.uid).map_or_else(|| owner(&header.as_old().uid), Ok)?;
         let gid = extensions.gid.or(self.global.gid).map_or_else(|| owner(&header.as_old().gid), Ok)?;
         let mtime = extensions.mtime.or(self.global.mtime).map_or_else(|| mtime(header), Ok)?;
         let mode = field(&header.as_old().mode, "mode")? as u32 & 0o7777;
         let xattrs = extensions.take_xattrs();
-        let lost_acls = std::mem::take(&mut extensions.lost_acls);
+        let mut lost_acls = std::mem::take(&mut extensions.lost_acls);
+        // The same ACL may be there by number too.
+        lost_acls.retain(|lost| !xattrs.iter().any(|(name, _)| name.as_c_str() == lost.attribute()));
 
         let path = path::below_root(name, &self.limits)?;
         let kind = match kind {
@@ -272,6 +280,11 @@ impl<'a> Entries<'a> {
         if content.size > self.limits.file_size.bytes() {
             return Err(limit("a file is larger than", self.limits.file_size));
         }
+        self.count_data()
+    }
+
+    /// Counts the data of an entry, whether it is written or passed over.
+    fn count_data(&mut self) -> Result<()> {
         self.stored = self.stored.saturating_add(self.data);
         if self.stored > self.limits.bytes.bytes() {
             return Err(limit("the files are together larger than", self.limits.bytes));
@@ -398,11 +411,12 @@ fn mtime(header: &Header) -> Result<Timestamp> {
 }
 
 fn device(header: &Header) -> Result<(u32, u32)> {
-    let ustar = header.as_ustar().map(|header| (&header.dev_major, &header.dev_minor));
-    let gnu = header.as_gnu().map(|header| (&header.dev_major, &header.dev_minor));
-    let (major, minor) = ustar.or(gnu).ok_or_else(|| invalid("it is a device without a number"))?;
+    let bytes = header.as_bytes();
+    if bytes[257..262] != *b"ustar" {
+        return Err(invalid("it is a device without a number"));
+    }
     let number = |bytes| u32::try_from(field(bytes, "device number")?).map_err(|_| invalid("its device number is out of range"));
-    Ok((number(major)?, number(minor)?))
+    Ok((number(&bytes[329..337])?, number(&bytes[337..345])?))
 }
 
 /// A numeric field: octal digits between spaces or NUL bytes, or GNU's binary form, which may be negative. An empty one is zero.
@@ -421,6 +435,14 @@ fn parse_number(field: &[u8]) -> Option<i128> {
         number = number * 8 + i128::from(byte.checked_sub(b'0').filter(|&digit| digit < 8)?);
     }
     digits.all(end).then_some(number)
+}
+
+/// The name in the header itself. As GNU tar does, it takes the magic of ustar for what it says, whatever the version after it.
+fn header_name(header: &Header) -> Vec<u8> {
+    let bytes = header.as_bytes();
+    let name = until_nul(bytes[..100].to_vec());
+    let prefix = if bytes[257..263] == *b"ustar\0" { until_nul(bytes[345..500].to_vec()) } else { Vec::new() };
+    if prefix.is_empty() { name } else { [&prefix[..], b"/", &name].concat() }
 }
 
 fn until_nul(mut name: Vec<u8>) -> Vec<u8> {

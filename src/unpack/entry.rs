@@ -77,6 +77,16 @@ pub(super) enum LostAcl {
     Default,
 }
 
+impl LostAcl {
+    /// The attribute that would hold it.
+    pub(super) fn attribute(&self) -> &'static std::ffi::CStr {
+        match self {
+            LostAcl::Access { .. } => c"system.posix_acl_access",
+            LostAcl::Default => c"system.posix_acl_default",
+        }
+    }
+}
+
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {

@@ -58,7 +58,7 @@ impl Extensions {
 
     fn record(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-            return set_xattr(&mut self.xattrs, name.to_vec(), value.to_vec());
+            return set_xattr(&mut self.xattrs, gnu_decode(name), value.to_vec());
         }
         if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
             let name = percent_decode(name).ok_or_else(|| invalid("an escape is malformed"))?;
@@ -202,6 +202,22 @@ fn set_xattr(xattrs: &mut Vec<(CString, Vec<u8>)>, name: Vec<u8>, value: Vec<u8>
     Ok(())
 }
 
+/// GNU tar writes `=` and `%` in an attribute's name as `%3D` and `%25`, for a key ends at the first `=`, and nothing else so.
+fn gnu_decode(name: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(name.len());
+    let mut rest = name;
+    while let Some((&byte, after)) = rest.split_first() {
+        let (byte, after) = match rest {
+            [b'%', b'3', b'D', after @ ..] => (b'=', after),
+            [b'%', b'2', b'5', after @ ..] => (b'%', after),
+            _ => (byte, after),
+        };
+        out.push(byte);
+        rest = after;
+    }
+    out
+}
+
 /// Base64 with or without padding; line ends are skipped.
 fn base64_decode(text: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len() / 4 * 3 + 3);
@@ -254,13 +270,17 @@ mod tests {
             record("SCHILY.xattr.user.a", b"1\n\x002"),
             record("LIBARCHIVE.xattr.user.a", b"b3RoZXI"),
             record("LIBARCHIVE.xattr.user.b%3d", b"AAE="),
+            record("SCHILY.xattr.user.c%3D%25%41", b"x"),
             record("comment", b"x"),
         ])
         .unwrap();
         assert_eq!(found.path.as_deref(), Some(&b"caf\xe9=\nx"[..]));
         assert_eq!((found.size, found.uid), (Some(1 << 33), Some(70000)));
         assert_eq!(found.mtime, Some(Timestamp { seconds: 1, nanoseconds: 500_000_000 }));
-        assert_eq!(found.take_xattrs(), [(c"user.a".into(), b"1\n\x002".to_vec()), (c"user.b=".into(), vec![0, 1])]);
+        assert_eq!(
+            found.take_xattrs(),
+            [(c"user.a".into(), b"1\n\x002".to_vec()), (c"user.c=%%41".into(), b"x".to_vec()), (c"user.b=".into(), vec![0, 1])]
+        );
         assert_eq!(read(&[record("size", b"1"), record("size", b"")]).unwrap().size, None);
     }
 

@@ -18,6 +18,7 @@ use super::disk::Disk;
 use super::entry::{EntryPath, Timestamp};
 use super::meta::{Metadata, Object};
 use crate::error::{Error, ErrorKind, Result};
+use crate::size::ByteSize;
 use crate::sys::remove::remove_tree;
 use crate::sys::xattr::{self, Target};
 
@@ -25,6 +26,8 @@ use crate::sys::xattr::{self, Target};
 const MAX_OPEN: usize = 24;
 /// How often the kernel may say that a path changed while it was resolved.
 const MAX_AGAIN: usize = 64;
+/// How many bytes of attributes the directories on the way may have waiting for their end, all together.
+const MAX_PENDING: usize = 8 << 20;
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 const IMPLIED_MODE: u32 = 0o755;
@@ -95,6 +98,7 @@ impl Tree {
 
     /// Makes the directory `name` in the current one, or takes the one that is there, and goes into it.
     pub(super) fn make_directory(&mut self, disk: &mut Disk<'_>, name: &OsStr, metadata: Metadata) -> Result<()> {
+        self.check_pending(&metadata)?;
         let dir = self.current(disk)?;
         loop {
             match disk.call(|| mkdirat(&dir, name, Mode::S_IRWXU))? {
@@ -124,17 +128,44 @@ impl Tree {
     }
 
     /// If `path` is a directory on the way to the current one, lets it have this metadata when it is left; gives it back if it is not.
-    pub(super) fn set_pending(&mut self, path: &EntryPath, metadata: Metadata) -> Option<Metadata> {
+    pub(super) fn set_pending(&mut self, disk: &Disk<'_>, path: &EntryPath, metadata: Metadata) -> Result<Option<Metadata>> {
         let depth = path.components().count();
         let on_the_way = path.components().zip(&self.below).filter(|(component, frame)| frame.name == **component).count() == depth;
-        match depth.checked_sub(1).and_then(|index| self.below.get_mut(index)) {
-            // A directory's entry replaces a symbolic link of its name.
-            Some(frame) if on_the_way && frame.kind == FrameKind::Directory => {
-                frame.finish = Finish::Apply(metadata);
-                None
-            }
-            _ => Some(metadata),
+        let kind = depth.checked_sub(1).and_then(|index| self.below.get(index)).map(|frame| frame.kind);
+        // A directory's entry replaces a symbolic link of its name.
+        if !on_the_way || kind != Some(FrameKind::Directory) {
+            return Ok(Some(metadata));
         }
+        self.check_pending(&metadata)?;
+        // What an earlier entry granted is not granted any more.
+        let dir = self.dir(disk, depth)?;
+        xattr::remove(Target::Fd(dir.as_fd()), ACCESS_ACL)
+            .map_err(|error| Error::io("unpack", "cannot remove an earlier ACL", error))?;
+        self.frame(depth).finish = Finish::Apply(metadata);
+        Ok(None)
+    }
+
+    /// Whether there is room to remember this metadata besides what is waiting already.
+    fn check_pending(&self, metadata: &Metadata) -> Result<()> {
+        let size =
+            |metadata: &Metadata| metadata.xattrs.iter().map(|(name, value)| name.count_bytes() + value.len()).sum::<usize>();
+        let new = size(metadata);
+        if new == 0 {
+            return Ok(());
+        }
+        let waiting = self.below.iter().filter_map(|frame| match &frame.finish {
+            Finish::Apply(metadata) => Some(size(metadata)),
+            Finish::Restore(_) => None,
+        });
+        if waiting.sum::<usize>() + new > MAX_PENDING {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                "unpack",
+                "the attributes of nested directories are too large together",
+            )
+            .with_context("limit", ByteSize::from_bytes(MAX_PENDING as u64)));
+        }
+        Ok(())
     }
 
     /// The directory `path`, whatever links it runs through, for the target of a hard link; `None` if there is none.

@@ -114,7 +114,7 @@ impl<'a> Writer<'a> {
     }
 
     fn directory(&mut self, path: &EntryPath, parent: &[u8], name: &OsStr, metadata: Metadata) -> Result<()> {
-        let Some(metadata) = self.tree.set_pending(path, metadata) else { return Ok(()) };
+        let Some(metadata) = self.tree.set_pending(&self.disk, path, metadata)? else { return Ok(()) };
         self.tree.enter(&mut self.disk, parent)?;
         self.tree.make_directory(&mut self.disk, name, metadata)
     }
