@@ -198,9 +198,7 @@ impl Tree {
         if let Some(dir) = &self.frame(depth).dir {
             return Ok(Rc::clone(dir));
         }
-        let path = self.path(depth);
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let dir = open_in_root(disk.root, OsStr::from_bytes(path.as_bytes()), flags).map_err(cannot_use)?;
+        let dir = self.open_again(disk, depth).map_err(cannot_use)?;
         let id = identity(&fstat(&dir).map_err(cannot_use)?);
         let frame = self.frame(depth);
         if id != frame.id {
@@ -211,6 +209,19 @@ impl Tree {
         frame.dir = Some(Rc::clone(&dir));
         self.first_open = self.first_open.min(depth.saturating_sub(1));
         Ok(dir)
+    }
+
+    /// Opens a closed directory: from the one below it, which takes one step, or else by its whole path.
+    fn open_again(&mut self, disk: &Disk<'_>, depth: usize) -> nix::Result<OwnedFd> {
+        let id = self.frame(depth).id;
+        if let Some(Frame { kind: FrameKind::Directory, dir: Some(below), .. }) = self.below.get(depth)
+            && let Ok(dir) = openat(below, "..", DIRECTORY, Mode::empty())
+            && fstat(&dir).is_ok_and(|stat| identity(&stat) == id)
+        {
+            return Ok(dir);
+        }
+        let path = self.path(depth);
+        open_in_root(disk.root, OsStr::from_bytes(path.as_bytes()), OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
     }
 
     fn frame(&mut self, depth: usize) -> &mut Frame {
@@ -281,6 +292,8 @@ impl Tree {
         while self.below.len() > depth {
             let path = self.path(self.below.len());
             let dir = self.current(disk)?;
+            // Its parent is next, and is opened from here if it had been closed.
+            self.dir(disk, self.below.len() - 1)?;
             let Some(frame) = self.below.pop() else { break };
             self.first_open = self.first_open.min(self.below.len());
             finish_directory(disk, dir.as_fd(), &path, frame.finish).map_err(|error| error.with_context("directory", &path))?;
