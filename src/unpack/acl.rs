@@ -27,7 +27,7 @@ pub(super) enum Acl {
     /// The kernel's form of it.
     Known(Vec<u8>),
     /// It names a user or a group without its number: whom it means on the machine that made the archive is not known here. GNU tar
-    /// writes such ACLs, with `--numeric-owner` too. `group` are the permissions of the owning group.
+    /// writes such ACLs, up to 1.34 with `--numeric-owner` too. `group` are the permissions of the owning group.
     Nameless { group: u32 },
 }
 

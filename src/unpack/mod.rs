@@ -5,7 +5,7 @@
 //! labels in headers of their own are not.
 //!
 //! An ACL that names a user or a group without its number is counted as a loss, and the entry's group gets no more than the ACL granted it:
-//! whom a name means is known only where the archive was made. GNU tar writes such ACLs, with `--numeric-owner` too, for whoever has a name;
+//! whom a name means is known only where the archive was made. GNU tar writes such ACLs for whoever has a name, up to 1.34 with `--numeric-owner` too;
 //! bsdtar writes the numbers, and so does GNU tar with `--xattrs --xattrs-include='*'` and without `--acls`.
 //!
 //! # Trust
