@@ -40,6 +40,8 @@ pub(super) struct Tree {
     below: Vec<Frame>,
     /// Frames below this index are closed.
     first_open: usize,
+    /// Whether something was removed that the current path may run through, by a link that leads upward.
+    doubtful: bool,
 }
 
 struct Frame {
@@ -81,11 +83,12 @@ impl Tree {
         saved.mtime = None;
         let (name, dir) = (OsString::new(), Some(Rc::new(dir)));
         let root = Frame { name, kind: FrameKind::Directory, dir, id, finish: Finish::Restore(saved) };
-        Ok(Tree { root, below: Vec::new(), first_open: 0 })
+        Ok(Tree { root, below: Vec::new(), first_open: 0, doubtful: false })
     }
 
     /// Goes to the directory `path`, makes what is missing on the way, and finishes what is left behind.
     pub(super) fn enter(&mut self, disk: &mut Disk<'_>, path: &[u8]) -> Result<Rc<OwnedFd>> {
+        self.leave_doubtful(disk)?;
         let components = || path.split(|&byte| byte == b'/').filter(|part| !part.is_empty()).map(OsStr::from_bytes);
         let shared = self.below.iter().zip(components()).take_while(|(frame, component)| frame.name == **component).count();
         self.leave_to(disk, shared)?;
@@ -118,7 +121,17 @@ impl Tree {
                     .map_err(|error| Error::io("unpack", "cannot remove an earlier entry's ACL", error))?;
                 return self.push(disk, name, FrameKind::Directory, child, Some(metadata));
             }
-            replace(dir.as_fd(), name)?;
+            self.replace(dir.as_fd(), name)?;
+        }
+    }
+
+    /// Removes whatever has the name of a new entry in a directory.
+    pub(super) fn replace(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+        self.doubtful |= self.below.iter().any(|frame| frame.kind == FrameKind::Symlink);
+        match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(Errno::EISDIR | Errno::EPERM) => remove_tree(dir, name).map(drop),
+            Err(error) => Err(Error::io("unpack", "cannot replace what an earlier entry made", error)),
         }
     }
 
@@ -128,7 +141,8 @@ impl Tree {
     }
 
     /// If `path` is a directory on the way to the current one, lets it have this metadata when it is left; gives it back if it is not.
-    pub(super) fn set_pending(&mut self, disk: &Disk<'_>, path: &EntryPath, metadata: Metadata) -> Result<Option<Metadata>> {
+    pub(super) fn set_pending(&mut self, disk: &mut Disk<'_>, path: &EntryPath, metadata: Metadata) -> Result<Option<Metadata>> {
+        self.leave_doubtful(disk)?;
         let depth = path.components().count();
         let on_the_way = path.components().zip(&self.below).filter(|(component, frame)| frame.name == **component).count() == depth;
         let kind = depth.checked_sub(1).and_then(|index| self.below.get(index)).map(|frame| frame.kind);
@@ -198,17 +212,27 @@ impl Tree {
         if let Some(dir) = &self.frame(depth).dir {
             return Ok(Rc::clone(dir));
         }
-        let dir = self.open_again(disk, depth).map_err(cannot_use)?;
+        let dir = match self.open_again(disk, depth) {
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Err(self.replaced()),
+            result => result.map_err(cannot_use)?,
+        };
         let id = identity(&fstat(&dir).map_err(cannot_use)?);
-        let frame = self.frame(depth);
-        if id != frame.id {
-            return Err(Error::new(ErrorKind::Io, "unpack", "a directory was replaced while it was filled")
-                .with_remedy("keep others out of the pool's directory"));
+        if id != self.frame(depth).id {
+            return Err(self.replaced());
         }
+        let frame = self.frame(depth);
         let dir = Rc::new(dir);
         frame.dir = Some(Rc::clone(&dir));
         self.first_open = self.first_open.min(depth.saturating_sub(1));
         Ok(dir)
+    }
+
+    fn replaced(&self) -> Error {
+        if self.doubtful {
+            return Error::new(ErrorKind::InvalidImage, "unpack", "an entry replaced a directory that its own path runs through");
+        }
+        Error::new(ErrorKind::Io, "unpack", "a directory was replaced while it was filled")
+            .with_remedy("keep others out of the pool's directory")
     }
 
     /// Opens a closed directory: from the one below it, which takes one step, or else by its whole path.
@@ -287,6 +311,15 @@ impl Tree {
         Ok(())
     }
 
+    /// Leaves a path that may not lead where it did, so that the next begins at the root.
+    fn leave_doubtful(&mut self, disk: &mut Disk<'_>) -> Result<()> {
+        if self.doubtful {
+            self.leave_to(disk, 0)?;
+            self.doubtful = false;
+        }
+        Ok(())
+    }
+
     /// Finishes the deepest directories until `depth` are left below the root.
     fn leave_to(&mut self, disk: &mut Disk<'_>, depth: usize) -> Result<()> {
         while self.below.len() > depth {
@@ -343,15 +376,6 @@ fn open_directory(disk: &mut Disk<'_>, dir: BorrowedFd<'_>, name: &OsStr, stat: 
             Ok(child)
         }
         result => result.map_err(cannot_use),
-    }
-}
-
-/// Removes whatever has the name of a new entry.
-pub(super) fn replace(dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
-    match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => Ok(()),
-        Err(Errno::EISDIR | Errno::EPERM) => remove_tree(dir, name).map(drop),
-        Err(error) => Err(Error::io("unpack", "cannot replace what an earlier entry made", error)),
     }
 }
 

@@ -17,7 +17,7 @@ use super::entry::{Content, Entry, EntryPath, Kind};
 use super::loss::LossKind;
 use super::meta::{Metadata, Object};
 use super::options::{DevicePolicy, UnpackOptions};
-use super::tree::{Tree, replace};
+use super::tree::Tree;
 use crate::error::{Error, ErrorKind, Result};
 use crate::volume::RootMetadata;
 
@@ -114,7 +114,7 @@ impl<'a> Writer<'a> {
     }
 
     fn directory(&mut self, path: &EntryPath, parent: &[u8], name: &OsStr, metadata: Metadata) -> Result<()> {
-        let Some(metadata) = self.tree.set_pending(&self.disk, path, metadata)? else { return Ok(()) };
+        let Some(metadata) = self.tree.set_pending(&mut self.disk, path, metadata)? else { return Ok(()) };
         self.tree.enter(&mut self.disk, parent)?;
         self.tree.make_directory(&mut self.disk, name, metadata)
     }
@@ -123,7 +123,7 @@ impl<'a> Writer<'a> {
     fn make<T>(&mut self, dir: BorrowedFd<'_>, name: &OsStr, mut make: impl FnMut() -> nix::Result<T>) -> Result<T> {
         match self.disk.call(&mut make)? {
             Err(Errno::EEXIST) => {
-                replace(dir, name)?;
+                self.tree.replace(dir, name)?;
                 self.disk.must("cannot make it", make)
             }
             result => result.map_err(|error| Error::io("unpack", "cannot make it", error)),
@@ -187,7 +187,7 @@ impl<'a> Writer<'a> {
         let result = match self.disk.call(link)? {
             Err(Errno::EEXIST) if same(target_dir.as_fd(), target_name, dir, name) => return Ok(()),
             Err(Errno::EEXIST) => {
-                replace(dir, name)?;
+                self.tree.replace(dir, name)?;
                 self.disk.call(link)?
             }
             result => result,
@@ -218,7 +218,7 @@ impl<'a> Writer<'a> {
         let mut make = || mknodat(dir, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, number);
         let result = match self.disk.call(&mut make)? {
             Err(Errno::EEXIST) => {
-                replace(dir, name)?;
+                self.tree.replace(dir, name)?;
                 self.disk.call(make)?
             }
             result => result,
