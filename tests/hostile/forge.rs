@@ -77,7 +77,8 @@ impl Forge {
         self
     }
 
-    fn data(mut self, data: &[u8]) -> Self {
+    /// Bytes of an entry, filled up to a block.
+    pub(crate) fn data(mut self, data: &[u8]) -> Self {
         self.0.extend_from_slice(data);
         self.0.resize(self.0.len().next_multiple_of(512), 0);
         self
@@ -141,6 +142,11 @@ impl Forge {
             data.push(b'\n');
         }
         self.raw(header("PaxHeader", kind, data.len() as u64)).data(&data)
+    }
+
+    /// The stream as far as it goes.
+    pub(crate) fn without_end(self) -> Vec<u8> {
+        self.0
     }
 
     /// The stream with its end marker.
