@@ -24,16 +24,15 @@
 //! sparse formats 0.0, 0.1 and 1.0). Multi-volume archives are refused.
 
 mod acl;
-mod blocks;
+mod archive;
+mod chunks;
 mod disk;
-mod entries;
 mod entry;
 mod loss;
 mod meta;
 mod options;
 mod path;
-mod pax;
-mod sparse;
+mod tar;
 mod tree;
 mod write;
 
@@ -43,11 +42,13 @@ use std::os::fd::BorrowedFd;
 pub use self::loss::{Loss, LossKind, Losses};
 pub use self::options::{DevicePolicy, Limits, LossPolicy, StripPrefix, UnpackOptions};
 
+use self::archive::Archive;
+use self::chunks::Inline;
 use self::disk::Disk;
-use self::entries::Entries;
-use self::entry::Kind;
+use self::entry::{Entry, Kind};
+use self::tar::Tar;
 use self::write::Writer;
-use crate::error::{Error, Result, Space};
+use crate::error::{Error, ErrorKind, Result, Space};
 use crate::size::ByteSize;
 
 /// Follows an unpacking, and may stop it.
@@ -112,14 +113,8 @@ pub struct Unpacked {
 /// what the hooks and the system return. What was unpacked until then stays, without the metadata of the directories on the current path:
 /// remove it.
 pub fn unpack<R: Read>(mut stream: R, root: BorrowedFd<'_>, options: &UnpackOptions, hooks: &mut dyn Hooks) -> Result<Unpacked> {
-    let mut entries = Entries::new(&mut stream, options.limits, options.strip.clone());
-    let mut writer = Writer::new(Disk::new(root, options.losses, hooks), options)?;
-    while let Some(entry) = entries.next()? {
-        let (path, offset) = (entry.path.clone(), entry.offset);
-        let add_place = |error: Error| error.with_context("entry", path).with_context("offset", offset);
-        writer.entry(entry, &mut entries).map_err(add_place)?;
-    }
-    writer.finish()
+    let mut chunks = Inline::new(&mut stream);
+    unpack_archive(&mut Tar::new(&mut chunks, options.limits), root, options, hooks)
 }
 
 /// Reads a tar stream to its end marker and writes nothing: what [`unpack`] would refuse for its form or by a limit or a policy is an error
@@ -128,26 +123,66 @@ pub fn unpack<R: Read>(mut stream: R, root: BorrowedFd<'_>, options: &UnpackOpti
 /// # Errors
 /// As [`unpack`], without those of the disk.
 pub fn scan<R: Read>(mut stream: R, options: &UnpackOptions, hooks: &mut dyn Hooks) -> Result<Tally> {
-    let mut entries = Entries::new(&mut stream, options.limits, options.strip.clone());
+    let mut chunks = Inline::new(&mut stream);
+    scan_archive(&mut Tar::new(&mut chunks, options.limits), options, hooks)
+}
+
+/// Unpacks an archive of any format, as [`unpack`] does a tar stream.
+fn unpack_archive(
+    archive: &mut dyn Archive,
+    root: BorrowedFd<'_>,
+    options: &UnpackOptions,
+    hooks: &mut dyn Hooks,
+) -> Result<Unpacked> {
+    let mut writer = Writer::new(Disk::new(root, options.losses, hooks), options)?;
+    each(archive, options, |entry, archive| writer.entry(entry, archive))?;
+    writer.finish()
+}
+
+/// Reads an archive of any format, as [`scan`] does a tar stream.
+fn scan_archive(archive: &mut dyn Archive, options: &UnpackOptions, hooks: &mut dyn Hooks) -> Result<Tally> {
     let mut tally = Tally::default();
-    let mut scratch = vec![0; 256 << 10];
-    while let Some(entry) = entries.next()? {
+    each(archive, options, |entry, archive| {
         tally.entries += 1;
-        let (path, offset) = (entry.path, entry.offset);
-        let add_place = |error: Error| error.with_context("entry", &path).with_context("offset", offset);
         hooks.entry(&tally)?;
         if let Kind::CharDevice { .. } | Kind::BlockDevice { .. } = entry.kind {
-            write::check_device(options.devices).map_err(add_place)?;
+            write::check_device(options.devices)?;
         }
-        loop {
-            match entries.read_data(&mut scratch).map_err(add_place)? {
-                0 => break,
-                length => {
-                    tally.bytes = tally.bytes.saturating_add(ByteSize::from_bytes(length as u64));
-                    hooks.entry(&tally)?;
-                }
-            }
+        while let Some(piece) = archive.piece()? {
+            tally.bytes = tally.bytes.saturating_add(ByteSize::from_bytes(piece.len() as u64));
+            hooks.entry(&tally)?;
         }
-    }
+        Ok(())
+    })?;
     Ok(tally)
+}
+
+/// Calls `act` with every entry that is to be unpacked, in its place below the root.
+fn each(
+    archive: &mut dyn Archive,
+    options: &UnpackOptions,
+    mut act: impl FnMut(Entry, &mut dyn Archive) -> Result<()>,
+) -> Result<()> {
+    let mut found = false;
+    while let Some(entry) = archive.next()? {
+        let (path, offset) = (entry.path.clone(), entry.offset);
+        let add_place = |error: Error| error.with_context("entry", path).with_context("offset", offset);
+        let selected = path::select(entry, options.strip.as_ref());
+        let done = selected.and_then(|selected| match selected {
+            Some(entry) => {
+                found = true;
+                act(entry, archive)
+            }
+            None => Ok(()),
+        });
+        done.map_err(add_place)?;
+    }
+    if found {
+        return Ok(());
+    }
+    let message = match &options.strip {
+        None => "the image holds no entries".to_owned(),
+        Some(prefix) => format!("the image holds nothing below {prefix}"),
+    };
+    Err(Error::new(ErrorKind::InvalidImage, "unpack", message))
 }

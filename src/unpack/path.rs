@@ -1,6 +1,6 @@
 //! From a name in an archive to a path below the root.
 
-use super::entry::EntryPath;
+use super::entry::{Entry, EntryPath, Kind};
 use super::options::{Limits, StripPrefix};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -44,13 +44,34 @@ pub(super) fn below_root(raw: &[u8], limits: &Limits) -> Result<EntryPath> {
 }
 
 /// The path below `prefix`; `None` if it lies outside.
-pub(super) fn strip(path: EntryPath, prefix: Option<&StripPrefix>) -> Option<EntryPath> {
+fn strip(path: EntryPath, prefix: Option<&StripPrefix>) -> Option<EntryPath> {
     let Some(prefix) = prefix else { return Some(path) };
     match path.as_bytes().strip_prefix(prefix.as_bytes())? {
         b"" => Some(EntryPath::default()),
         [b'/', rest @ ..] => Some(EntryPath::new_unchecked(rest.to_vec())),
         _ => None,
     }
+}
+
+/// What of an entry lies below `prefix`, in its place there; `None` if it lies outside.
+///
+/// # Errors
+/// [`ErrorKind::InvalidImage`] if the prefix turns out to be no directory, or what lies below it is a hard link to what does not.
+pub(super) fn select(entry: Entry, prefix: Option<&StripPrefix>) -> Result<Option<Entry>> {
+    let Some(prefix) = prefix else { return Ok(Some(entry)) };
+    let invalid = |message: String| Error::new(ErrorKind::InvalidImage, "unpack", message);
+    let Some(path) = strip(entry.path, Some(prefix)) else { return Ok(None) };
+    if path.is_root() && entry.kind != Kind::Directory {
+        return Err(invalid(format!("{prefix} is not a directory in the image")));
+    }
+    let kind = match entry.kind {
+        Kind::Hardlink(target) => {
+            let outside = invalid(format!("it is a hard link to {target}, which lies outside {prefix}"));
+            Kind::Hardlink(strip(target, Some(prefix)).ok_or(outside)?)
+        }
+        kind => kind,
+    };
+    Ok(Some(Entry { path, kind, ..entry }))
 }
 
 #[cfg(test)]

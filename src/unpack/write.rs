@@ -8,12 +8,12 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, makedev, mknodat};
 use nix::sys::uio::pwrite;
-use nix::unistd::{ftruncate, linkat, symlinkat, write};
+use nix::unistd::{ftruncate, linkat, symlinkat};
 
 use super::Unpacked;
+use super::archive::Archive;
 use super::disk::Disk;
-use super::entries::Entries;
-use super::entry::{Content, Entry, EntryPath, Kind};
+use super::entry::{Content, Entry, EntryPath, Kind, Segment};
 use super::loss::LossKind;
 use super::meta::{Metadata, Object};
 use super::options::{DevicePolicy, UnpackOptions};
@@ -21,7 +21,6 @@ use super::tree::Tree;
 use crate::error::{Error, ErrorKind, Result};
 use crate::volume::RootMetadata;
 
-const BUFFER: usize = 256 << 10;
 /// Bytes spent on remembering device nodes that were not made.
 const MISSING_MAX: usize = 1 << 20;
 const NEW_FILE: OFlag = OFlag::O_WRONLY.union(OFlag::O_CREAT).union(OFlag::O_EXCL).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
@@ -32,7 +31,6 @@ pub(super) struct Writer<'a> {
     tree: Tree,
     devices: DevicePolicy,
     root: RootMetadata,
-    buffer: Vec<u8>,
     missing: Missing,
 }
 
@@ -56,18 +54,11 @@ impl Missing {
 impl<'a> Writer<'a> {
     pub(super) fn new(disk: Disk<'a>, options: &UnpackOptions) -> Result<Self> {
         let tree = Tree::new(&disk)?;
-        Ok(Writer {
-            disk,
-            tree,
-            devices: options.devices,
-            root: options.root,
-            buffer: vec![0; BUFFER],
-            missing: Missing::default(),
-        })
+        Ok(Writer { disk, tree, devices: options.devices, root: options.root, missing: Missing::default() })
     }
 
-    /// Puts `entry` on the disk; a file's content comes from `entries`.
-    pub(super) fn entry(&mut self, mut entry: Entry, entries: &mut Entries<'_>) -> Result<()> {
+    /// Puts `entry` on the disk; a file's content comes from `archive`.
+    pub(super) fn entry(&mut self, mut entry: Entry, archive: &mut dyn Archive) -> Result<()> {
         self.disk.count_entry()?;
         let metadata = Metadata::from(&mut entry);
         let Some((parent, name)) = entry.path.split() else { return self.root(&entry, metadata) };
@@ -80,7 +71,7 @@ impl<'a> Writer<'a> {
             Kind::Directory => Ok(()),
             Kind::File(content) => {
                 let file = self.make(dir, name, || openat(dir, name, NEW_FILE, Mode::S_IRUSR | Mode::S_IWUSR))?;
-                self.content(&file, content, entries)?;
+                self.content(&file, content, archive)?;
                 self.disk.apply(Object::Open(file.as_fd()), &entry.path, &metadata)
             }
             Kind::Symlink(target) => {
@@ -130,46 +121,35 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn content(&mut self, file: &OwnedFd, content: &Content, entries: &mut Entries<'_>) -> Result<()> {
-        let Some(segments) = &content.data else {
-            return self.copy(entries, content.size, |disk, piece, _| disk.must("cannot write it", || write(file, piece)));
-        };
-        for segment in segments {
-            self.copy(entries, segment.length, |disk, piece, done| {
-                let offset = i64::try_from(segment.offset + done)
-                    .map_err(|_| Error::new(ErrorKind::InvalidImage, "unpack", "its sparse map is out of range"))?;
-                disk.must("cannot write it", || pwrite(file, piece, offset))
-            })?;
+    fn content(&mut self, file: &OwnedFd, content: &Content, archive: &mut dyn Archive) -> Result<()> {
+        let whole = [Segment { offset: 0, length: content.size }];
+        let mut segments = content.data.as_deref().unwrap_or(&whole).iter().copied();
+        let mut left = Segment { offset: 0, length: 0 };
+        while let Some(piece) = archive.piece()? {
+            let mut rest = &piece[..];
+            while !rest.is_empty() {
+                while left.length == 0 {
+                    left = segments.next().ok_or_else(|| invalid("its content is longer than its size"))?;
+                }
+                let length = rest.len().min(usize::try_from(left.length).unwrap_or(usize::MAX));
+                let offset = i64::try_from(left.offset).map_err(|_| invalid("its content is out of range"))?;
+                let (part, _) = rest.split_at(length);
+                let written = self.disk.must("cannot write it", || pwrite(file, part, offset))?;
+                left.offset += written as u64;
+                left.length -= written as u64;
+                rest = rest.get(written..).unwrap_or_default();
+            }
+            self.disk.count_data(piece.len() as u64)?;
+        }
+        if left.length > 0 || segments.any(|segment| segment.length > 0) {
+            return Err(invalid("its content is shorter than its size"));
+        }
+        if content.data.is_none() {
+            return Ok(());
         }
         // Also what ends in a hole has its size.
-        let size =
-            i64::try_from(content.size).map_err(|_| Error::new(ErrorKind::InvalidImage, "unpack", "its size is out of range"))?;
+        let size = i64::try_from(content.size).map_err(|_| invalid("its size is out of range"))?;
         self.disk.must("cannot set its size", || ftruncate(file, size))
-    }
-
-    /// Copies `length` bytes of the archive through `put`, which takes a piece and how much came before it, and returns how much it took.
-    fn copy(
-        &mut self,
-        entries: &mut Entries<'_>,
-        length: u64,
-        put: impl Fn(&mut Disk<'_>, &[u8], u64) -> Result<usize>,
-    ) -> Result<()> {
-        let mut done = 0;
-        while done < length {
-            let wanted = usize::try_from(length - done).unwrap_or(usize::MAX).min(self.buffer.len());
-            let read = entries.read_data(&mut self.buffer[..wanted])?;
-            if read == 0 {
-                return Err(Error::new(ErrorKind::InvalidImage, "unpack", "its content is shorter than its size"));
-            }
-            let mut piece = &self.buffer[..read];
-            while !piece.is_empty() {
-                let put = put(&mut self.disk, piece, done)?;
-                piece = piece.get(put..).unwrap_or_default();
-                done += put as u64;
-            }
-            self.disk.count_data(read as u64)?;
-        }
-        Ok(())
     }
 
     fn hard_link(&mut self, dir: BorrowedFd<'_>, name: &OsStr, path: &EntryPath, target: &EntryPath) -> Result<()> {
@@ -238,6 +218,10 @@ impl<'a> Writer<'a> {
             _ => self.disk.lose(LossKind::Device, path),
         }
     }
+}
+
+fn invalid(message: &str) -> Error {
+    Error::new(ErrorKind::InvalidImage, "unpack", message)
 }
 
 /// Whether device nodes may be in an image at all.

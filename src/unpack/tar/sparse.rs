@@ -1,6 +1,6 @@
 //! Maps of sparse files, checked before anyone writes by them.
 
-use super::entry::{Content, Segment};
+use super::super::entry::{Content, Segment};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The content of a file of `size` bytes whose data lies where `map` says (offsets and lengths), `stored` bytes of it in all.

@@ -3,24 +3,28 @@
 //! The `tar` crate knows the layout of a header. Its own iterator is not used: it cannot bound the extension headers, loses sparse files of
 //! PAX format 1.0, and fills holes with zeros.
 
+mod blocks;
+mod pax;
+mod sparse;
+
 use std::ffi::CString;
-use std::io::Read;
 
 use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 
-use super::blocks::{BLOCK, Blocks};
+use self::blocks::{BLOCK, Blocks};
+use self::pax::Extensions;
+use super::archive::{Archive, Piece};
+use super::chunks::Chunks;
 use super::entry::{Content, Entry, Kind, Timestamp};
-use super::options::{Limits, StripPrefix};
-use super::pax::Extensions;
-use super::{path, sparse};
+use super::options::Limits;
+use super::path;
 use crate::error::{Error, ErrorKind, Result};
 use crate::text::Escaped;
 
-/// Reads entry after entry, within limits.
-pub(super) struct Entries<'a> {
+/// A tar stream, read within limits.
+pub(super) struct Tar<'a> {
     blocks: Blocks<'a>,
     limits: Limits,
-    strip: Option<StripPrefix>,
     global: Extensions,
     /// Bytes of global headers so far.
     global_size: u64,
@@ -29,7 +33,6 @@ pub(super) struct Entries<'a> {
     padding: u64,
     entries: u64,
     stored: u64,
-    yielded: bool,
 }
 
 /// What the headers before an entry said of it.
@@ -42,57 +45,37 @@ struct Prelude {
     size: u64,
 }
 
-impl<'a> Entries<'a> {
-    pub(super) fn new(stream: &'a mut dyn Read, limits: Limits, strip: Option<StripPrefix>) -> Self {
-        Entries {
-            blocks: Blocks::new(stream),
+impl Archive for Tar<'_> {
+    fn next(&mut self) -> Result<Option<Entry>> {
+        self.skip_data()?;
+        let offset = self.blocks.offset();
+        let Some((header, mut prelude)) = self.header()? else { return Ok(None) };
+        let name = self.name(&header, &mut prelude);
+        let entry = self.entry(&header, prelude, &name, offset);
+        entry.map(Some).map_err(|error| error.with_context("entry", Escaped(&name)).with_context("offset", offset))
+    }
+
+    fn piece(&mut self) -> Result<Option<Piece>> {
+        if self.data == 0 {
+            return Ok(None);
+        }
+        let piece = self.blocks.piece(self.data)?;
+        self.data -= piece.len() as u64;
+        Ok(Some(piece))
+    }
+}
+
+impl<'a> Tar<'a> {
+    pub(super) fn new(chunks: &'a mut dyn Chunks, limits: Limits) -> Self {
+        Tar {
+            blocks: Blocks::new(chunks),
             limits,
-            strip,
             global: Extensions::default(),
             global_size: 0,
             data: 0,
             padding: 0,
             entries: 0,
             stored: 0,
-            yielded: false,
-        }
-    }
-
-    /// How many bytes of the stream have been taken.
-    pub(super) fn offset(&self) -> u64 {
-        self.blocks.offset()
-    }
-
-    /// The next entry below the prefix, or `None` after the last. What was left of the one before is passed over.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>> {
-        loop {
-            self.skip_data()?;
-            let offset = self.offset();
-            let Some((header, mut prelude)) = self.header()? else {
-                return if self.yielded { Ok(None) } else { Err(self.nothing_found(offset)) };
-            };
-            let name = self.name(&header, &mut prelude);
-            let entry = self.entry(&header, prelude, &name, offset);
-            let entry = entry.map_err(|error| error.with_context("entry", Escaped(&name)).with_context("offset", offset))?;
-            if entry.is_some() {
-                self.yielded = true;
-                return Ok(entry);
-            }
-        }
-    }
-
-    /// The next stored bytes of the current entry's file; of a sparse file, those of its pieces one after the other. 0 at their end.
-    pub(super) fn read_data(&mut self, out: &mut [u8]) -> Result<usize> {
-        let length = usize::try_from(self.data).unwrap_or(usize::MAX).min(out.len());
-        if length == 0 {
-            return Ok(0);
-        }
-        match self.blocks.read(&mut out[..length])? {
-            0 => Err(self.blocks.truncated()),
-            length => {
-                self.data -= length as u64;
-                Ok(length)
-            }
         }
     }
 
@@ -102,19 +85,11 @@ impl<'a> Entries<'a> {
         self.blocks.skip(padding)
     }
 
-    fn nothing_found(&self, offset: u64) -> Error {
-        let message = match &self.strip {
-            None => "the image holds no entries".to_owned(),
-            Some(prefix) => format!("the image holds nothing below {prefix}"),
-        };
-        Error::new(ErrorKind::InvalidImage, "unpack", message).with_context("offset", offset)
-    }
-
     /// The next header of an entry, with all that came before it; `None` at the end marker.
     fn header(&mut self) -> Result<Option<(Header, Prelude)>> {
         let mut prelude = Prelude::default();
         loop {
-            let offset = self.offset();
+            let offset = self.blocks.offset();
             let Some(block) = self.blocks.block()? else { return Err(self.blocks.truncated()) };
             if block.iter().all(|&byte| byte == 0) {
                 return Ok(None);
@@ -162,10 +137,8 @@ impl<'a> Entries<'a> {
         self.count_header(prelude, size)?;
         let mut data = vec![0; usize::try_from(size).map_err(|_| invalid("an extended header is too large"))?];
         self.begin_data(size);
-        let mut filled = 0;
-        while filled < data.len() {
-            filled += self.read_data(&mut data[filled..])?;
-        }
+        self.blocks.read_exact(&mut data)?;
+        self.data = 0;
         Ok(data)
     }
 
@@ -189,8 +162,8 @@ impl<'a> Entries<'a> {
         pax.or_else(|| prelude.long_name.take()).unwrap_or_else(|| header_name(header))
     }
 
-    /// The entry of a header; `None` if it lies outside the prefix.
-    fn entry(&mut self, header: &Header, mut prelude: Prelude, name: &[u8], offset: u64) -> Result<Option<Entry>> {
+    /// The entry of a header.
+    fn entry(&mut self, header: &Header, mut prelude: Prelude, name: &[u8], offset: u64) -> Result<Entry> {
         self.entries += 1;
         if self.entries > self.limits.entries {
             return Err(limit("there are more entries than", self.limits.entries));
@@ -252,7 +225,7 @@ impl<'a> Entries<'a> {
         if let Kind::File(content) = &kind {
             self.check_content(content)?;
         }
-        self.below_prefix(Entry { path, kind, mode, uid, gid, mtime, xattrs, lost_acls, offset })
+        Ok(Entry { path, kind, mode, uid, gid, mtime, xattrs, lost_acls, offset })
     }
 
     fn link_target(&self, header: &Header, prelude: &mut Prelude) -> Vec<u8> {
@@ -260,20 +233,6 @@ impl<'a> Entries<'a> {
         pax.or_else(|| prelude.long_link.take())
             .or_else(|| header.link_name_bytes().map(|target| target.into_owned()))
             .unwrap_or_default()
-    }
-
-    fn below_prefix(&self, mut entry: Entry) -> Result<Option<Entry>> {
-        let Some(prefix) = &self.strip else { return Ok(Some(entry)) };
-        let Some(path) = path::strip(entry.path, Some(prefix)) else { return Ok(None) };
-        if path.is_root() && entry.kind != Kind::Directory {
-            return Err(invalid(&format!("{prefix} is not a directory in the image")));
-        }
-        if let Kind::Hardlink(target) = &mut entry.kind {
-            let outside = || invalid(&format!("it is a hard link to {target}, which lies outside {prefix}"));
-            let stripped = path::strip(target.clone(), Some(prefix)).ok_or_else(outside)?;
-            *target = stripped;
-        }
-        Ok(Some(Entry { path, ..entry }))
     }
 
     fn check_content(&mut self, content: &Content) -> Result<()> {

@@ -2,8 +2,8 @@
 
 use std::ffi::CString;
 
-use super::acl::{self, Acl};
-use super::entry::{LostAcl, Timestamp};
+use super::super::acl::{self, Acl};
+use super::super::entry::{LostAcl, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::text::{Escaped, percent_decode};
 
