@@ -67,7 +67,7 @@ impl Arena {
 
     /// Unpacks, and sees to it that nothing outside has changed.
     #[track_caller]
-    fn unpack(&self, stream: impl Read, options: &UnpackOptions) -> Result<Unpacked> {
+    fn unpack(&self, stream: impl Read + Send, options: &UnpackOptions) -> Result<Unpacked> {
         let before = self.outside();
         let result = unpack(stream, File::open(self.root()).unwrap().as_fd(), options, &mut NoHooks);
         assert_eq!(self.outside(), before, "something outside the root was touched");
@@ -379,7 +379,8 @@ fn entries_bytes_and_sizes_have_limits() {
         .unpack(Endless::empty_files(10_000_000, Names::Different), &limits(Limits::default().with_entries(5_000)))
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LimitExceeded);
-    assert_eq!(fs::read_dir(arena.root()).unwrap().count(), 5_000);
+    // The last of them may have been on their way.
+    assert!((4_000..=5_000).contains(&fs::read_dir(arena.root()).unwrap().count()));
 }
 
 #[test]

@@ -516,19 +516,22 @@ fn the_caller_follows_and_stops_it() {
 }
 
 #[test]
-fn what_follows_the_end_marker_is_left_to_the_caller() {
+fn what_follows_the_end_marker_is_passed_over_within_a_limit() {
     use std::io::Read;
     let place = Place::new();
     place.build("source", "printf x > f");
-    let archive = place.archive("image", "tar", &[]);
+    let archive = fs::read(place.archive("image", "tar", &[])).unwrap();
     let root = place.build("root", "");
-    let mut stream = fs::read(archive).unwrap();
-    stream.extend_from_slice(&vec![b'!'; 1 << 20]);
-    let mut rest = stream.as_slice();
-    unpack(&mut rest, File::open(&root).unwrap().as_fd(), &UnpackOptions::default(), &mut NoHooks).unwrap();
-    let mut left = Vec::new();
-    rest.read_to_end(&mut left).unwrap();
-    assert!(left.len() >= 1 << 19, "{} bytes are left", left.len());
+    let take = |filler: u8, length: u64| {
+        let mut stream = archive.chain(std::io::repeat(filler).take(length));
+        let result = unpack(&mut stream, File::open(&root).unwrap().as_fd(), &UnpackOptions::default(), &mut NoHooks);
+        let mut left = Vec::new();
+        stream.read_to_end(&mut left).unwrap();
+        result.map(|_| left.len())
+    };
+    assert_eq!(take(b'!', 1 << 20).unwrap(), 0);
+    assert_eq!(take(0, 60 << 20).unwrap(), 0);
+    assert_eq!(take(0, 1 << 30).unwrap_err().kind(), ErrorKind::LimitExceeded);
 }
 
 #[test]

@@ -1,17 +1,26 @@
 //! The disk as an unpacking sees it: calls that wait for room, counts, and what could not be kept.
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::geteuid;
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
+use super::crew::{Crew, Job};
 use super::entry::EntryPath;
 use super::loss::{LossKind, Losses};
+use super::make::Maker;
 use super::options::LossPolicy;
 use super::{Hooks, Tally};
 use crate::error::{Error, ErrorKind, Result, Space};
 use crate::size::ByteSize;
+use crate::sys::remove::remove_tree;
+
+/// How many paths are remembered before the crew is waited for.
+const ON_THEIR_WAY_MAX: usize = 2048;
 
 /// Bytes of file data between two calls of the caller's hook.
 const DATA_STEP: u64 = 1 << 20;
@@ -22,15 +31,81 @@ pub(super) struct Disk<'a> {
     pub(super) privileged: bool,
     pub(super) tally: Tally,
     pub(super) losses: Losses,
+    pub(super) maker: &'a Maker<'a>,
+    /// Whether something was removed that the current path may run through, if that has symbolic links.
+    pub(super) doubtful: bool,
+    crew: Option<Crew<'a>>,
+    /// Hashes of the paths of what the crew may still be at.
+    on_their_way: HashSet<u64>,
+    hasher: RandomState,
     policy: LossPolicy,
     hooks: &'a mut dyn Hooks,
     untold: u64,
 }
 
 impl<'a> Disk<'a> {
-    pub(super) fn new(root: BorrowedFd<'a>, policy: LossPolicy, hooks: &'a mut dyn Hooks) -> Self {
+    pub(super) fn new(
+        root: BorrowedFd<'a>,
+        policy: LossPolicy,
+        hooks: &'a mut dyn Hooks,
+        crew: Option<Crew<'a>>,
+        maker: &'a Maker<'a>,
+    ) -> Self {
         let privileged = geteuid().is_root();
-        Disk { root, privileged, tally: Tally::default(), losses: Losses::default(), policy, hooks, untold: 0 }
+        Disk {
+            root,
+            privileged,
+            tally: Tally::default(),
+            losses: Losses::default(),
+            maker,
+            doubtful: false,
+            // Who is not root fails to keep most owners, which is for the policies to judge, file by file.
+            crew: crew.filter(|_| privileged),
+            on_their_way: HashSet::new(),
+            hasher: RandomState::new(),
+            policy,
+            hooks,
+            untold: 0,
+        }
+    }
+
+    /// The crew, if it has room for a file of `bytes` bytes.
+    pub(super) fn crew_for(&self, bytes: u64) -> Option<&Crew<'a>> {
+        let bytes = usize::try_from(bytes).ok()?;
+        self.crew.as_ref().filter(|crew| self.on_their_way.len() < ON_THEIR_WAY_MAX && crew.has_room(bytes))
+    }
+
+    /// Leaves a job to the crew, if there is one.
+    pub(super) fn give(&mut self, job: Job) {
+        if let Job::File(file) = &job {
+            self.on_their_way.insert(self.hasher.hash_one(&file.path));
+        }
+        if let Some(crew) = &self.crew {
+            crew.give(job);
+        }
+    }
+
+    /// The crew, if it has something to do before a directory can be finished, and may be left to finish it.
+    pub(super) fn crew_to_finish(&self) -> Option<&Crew<'a>> {
+        self.crew.as_ref().filter(|crew| !crew.is_idle() && crew.may_finish())
+    }
+
+    /// Whether something of this path may still be on its way.
+    pub(super) fn is_on_its_way(&self, path: &EntryPath) -> bool {
+        !self.on_their_way.is_empty() && self.on_their_way.contains(&self.hasher.hash_one(path))
+    }
+
+    /// Waits until the crew is done, and does what it could not. Returns whether there was anything to wait for.
+    pub(super) fn settle(&mut self) -> Result<bool> {
+        let Some(crew) = &mut self.crew else { return Ok(false) };
+        self.on_their_way.clear();
+        if crew.is_idle() {
+            return Ok(false);
+        }
+        for job in crew.settle() {
+            self.redo(job)?;
+        }
+        Ok(true)
     }
 
     /// Makes a call until it is neither interrupted nor out of space; what else it returns is for the caller to judge.
@@ -67,6 +142,17 @@ impl<'a> Disk<'a> {
     pub(super) fn has_room(&self) -> bool {
         fstatvfs(self.root)
             .is_ok_and(|stat| stat.blocks_available() > stat.blocks() / 256 && (stat.files() == 0 || stat.files_available() > 0))
+    }
+
+    /// Removes whatever has the name of a new entry in a directory.
+    pub(super) fn replace(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+        self.settle()?;
+        self.doubtful = true;
+        match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(Errno::EISDIR | Errno::EPERM) => remove_tree(dir, name).map(drop),
+            Err(error) => Err(Error::io("unpack", "cannot replace what an earlier entry made", error)),
+        }
     }
 
     /// Counts what could not be kept, or refuses it.

@@ -16,6 +16,7 @@ use super::acl;
 use super::disk::Disk;
 use super::entry::{Entry, EntryPath, LostAcl, Timestamp};
 use super::loss::LossKind;
+use super::make::Plain;
 use crate::error::{Error, Result};
 use crate::sys::xattr::{self, Target};
 
@@ -43,6 +44,13 @@ impl From<&mut Entry> for Metadata {
             xattrs: std::mem::take(&mut entry.xattrs),
             lost_acls: std::mem::take(&mut entry.lost_acls),
         }
+    }
+}
+
+impl From<&Plain> for Metadata {
+    fn from(plain: &Plain) -> Self {
+        let (owner, mtime) = (Some((plain.uid, plain.gid)), Some(plain.mtime));
+        Metadata { mode: plain.mode, owner, mtime, ..Metadata::default() }
     }
 }
 

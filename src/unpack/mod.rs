@@ -26,13 +26,16 @@
 mod acl;
 mod archive;
 mod chunks;
+mod crew;
 mod disk;
 mod entry;
 mod loss;
+mod make;
 mod meta;
 mod options;
 mod path;
 mod tar;
+mod threads;
 mod tree;
 mod write;
 
@@ -40,19 +43,21 @@ use std::io::Read;
 use std::os::fd::BorrowedFd;
 
 pub use self::loss::{Loss, LossKind, Losses};
-pub use self::options::{DevicePolicy, Limits, LossPolicy, StripPrefix, UnpackOptions};
+pub use self::options::{DevicePolicy, Limits, LossPolicy, StripPrefix, Threads, UnpackOptions};
 
 use self::archive::Archive;
-use self::chunks::Inline;
+use self::crew::Crew;
 use self::disk::Disk;
 use self::entry::{Entry, Kind};
+use self::make::Maker;
 use self::tar::Tar;
+use self::threads::{with_chunks, with_crew};
 use self::write::Writer;
 use crate::error::{Error, ErrorKind, Result, Space};
 use crate::size::ByteSize;
 
-/// Follows an unpacking, and may stop it.
-pub trait Hooks {
+/// Follows an unpacking, and may stop it. Called by one thread at a time.
+pub trait Hooks: Send {
     /// Called at every entry, and about every MiB of file data.
     ///
     /// # Errors
@@ -103,7 +108,7 @@ pub struct Unpacked {
 
 /// Unpacks a tar stream into the directory `root`, open for reading.
 ///
-/// Reads up to the end marker; what follows it is left in the stream. What is in the directory already stays, but for what an entry replaces.
+/// Reads the stream to its end: what follows the end marker is passed over, within a limit. What is in the directory already stays, but for what an entry replaces.
 /// If `stream` returns an error that wraps an [`Error`] of ours, that one comes out.
 ///
 /// # Errors
@@ -112,19 +117,53 @@ pub struct Unpacked {
 /// [`LimitExceeded`](crate::ErrorKind::LimitExceeded), [`NoSpace`](crate::ErrorKind::NoSpace), [`Lossy`](crate::ErrorKind::Lossy) by policy, and
 /// what the hooks and the system return. What was unpacked until then stays, without the metadata of the directories on the current path:
 /// remove it.
-pub fn unpack<R: Read>(mut stream: R, root: BorrowedFd<'_>, options: &UnpackOptions, hooks: &mut dyn Hooks) -> Result<Unpacked> {
-    let mut chunks = Inline::new(&mut stream);
-    unpack_archive(&mut Tar::new(&mut chunks, options.limits), root, options, hooks)
+pub fn unpack<R: Read + Send>(
+    mut stream: R,
+    root: BorrowedFd<'_>,
+    options: &UnpackOptions,
+    hooks: &mut dyn Hooks,
+) -> Result<Unpacked> {
+    unpack_stream(&mut stream, &|| {}, root, options, hooks)
 }
 
-/// Reads a tar stream to its end marker and writes nothing: what [`unpack`] would refuse for its form or by a limit or a policy is an error
+/// The same. `stop` makes a read of the stream that waits return, for an unpacking that fails.
+pub(crate) fn unpack_stream(
+    stream: &mut (dyn Read + Send),
+    stop: &(dyn Fn() + Sync),
+    root: BorrowedFd<'_>,
+    options: &UnpackOptions,
+    hooks: &mut dyn Hooks,
+) -> Result<Unpacked> {
+    with_crew(options.threads, |crew, maker| {
+        with_chunks(options.threads, stream, stop, |chunks| {
+            let unpacked = unpack_archive(&mut Tar::new(chunks, options.limits), root, options, hooks, crew, maker)?;
+            chunks.finish()?;
+            Ok(unpacked)
+        })
+    })
+}
+
+/// Reads a tar stream to its end and writes nothing: what [`unpack`] would refuse for its form or by a limit or a policy is an error
 /// here too, but nothing that depends on the disk.
 ///
 /// # Errors
 /// As [`unpack`], without those of the disk.
-pub fn scan<R: Read>(mut stream: R, options: &UnpackOptions, hooks: &mut dyn Hooks) -> Result<Tally> {
-    let mut chunks = Inline::new(&mut stream);
-    scan_archive(&mut Tar::new(&mut chunks, options.limits), options, hooks)
+pub fn scan<R: Read + Send>(mut stream: R, options: &UnpackOptions, hooks: &mut dyn Hooks) -> Result<Tally> {
+    scan_stream(&mut stream, &|| {}, options, hooks)
+}
+
+/// The same. `stop` is as for [`unpack_stream`].
+pub(crate) fn scan_stream(
+    stream: &mut (dyn Read + Send),
+    stop: &(dyn Fn() + Sync),
+    options: &UnpackOptions,
+    hooks: &mut dyn Hooks,
+) -> Result<Tally> {
+    with_chunks(options.threads, stream, stop, |chunks| {
+        let tally = scan_archive(&mut Tar::new(chunks, options.limits), options, hooks)?;
+        chunks.finish()?;
+        Ok(tally)
+    })
 }
 
 /// Unpacks an archive of any format, as [`unpack`] does a tar stream.
@@ -133,8 +172,10 @@ fn unpack_archive(
     root: BorrowedFd<'_>,
     options: &UnpackOptions,
     hooks: &mut dyn Hooks,
+    crew: Option<Crew<'_>>,
+    maker: &Maker<'_>,
 ) -> Result<Unpacked> {
-    let mut writer = Writer::new(Disk::new(root, options.losses, hooks), options)?;
+    let mut writer = Writer::new(Disk::new(root, options.losses, hooks, crew, maker), options)?;
     each(archive, options, |entry, archive| writer.entry(entry, archive))?;
     writer.finish()
 }
@@ -161,21 +202,14 @@ fn scan_archive(archive: &mut dyn Archive, options: &UnpackOptions, hooks: &mut 
 fn each(
     archive: &mut dyn Archive,
     options: &UnpackOptions,
-    mut act: impl FnMut(Entry, &mut dyn Archive) -> Result<()>,
+    mut act: impl FnMut(&mut Entry, &mut dyn Archive) -> Result<()>,
 ) -> Result<()> {
     let mut found = false;
     while let Some(entry) = archive.next()? {
-        let (path, offset) = (entry.path.clone(), entry.offset);
-        let add_place = |error: Error| error.with_context("entry", path).with_context("offset", offset);
-        let selected = path::select(entry, options.strip.as_ref());
-        let done = selected.and_then(|selected| match selected {
-            Some(entry) => {
-                found = true;
-                act(entry, archive)
-            }
-            None => Ok(()),
-        });
-        done.map_err(add_place)?;
+        let Some(mut entry) = path::select(entry, options.strip.as_ref())? else { continue };
+        found = true;
+        let done = act(&mut entry, archive);
+        done.map_err(|error| error.with_context("entry", &entry.path).with_context("offset", entry.offset))?;
     }
     if found {
         return Ok(());

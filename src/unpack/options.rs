@@ -26,6 +26,8 @@ pub struct UnpackOptions {
     pub strip: Option<StripPrefix>,
     /// Whether the archive's entry for the root itself sets the metadata of the root directory.
     pub root: RootMetadata,
+    /// Which threads do the work.
+    pub threads: Threads,
 }
 
 impl Default for UnpackOptions {
@@ -36,6 +38,7 @@ impl Default for UnpackOptions {
             losses: LossPolicy::default(),
             strip: None,
             root: RootMetadata::FromImage,
+            threads: Threads::default(),
         }
     }
 }
@@ -78,6 +81,13 @@ impl UnpackOptions {
     #[must_use]
     pub fn with_root(mut self, root: RootMetadata) -> Self {
         self.root = root;
+        self
+    }
+
+    /// Sets [`UnpackOptions::threads`].
+    #[must_use]
+    pub fn with_threads(mut self, threads: Threads) -> Self {
+        self.threads = threads;
         self
     }
 }
@@ -174,6 +184,18 @@ pub enum LossPolicy {
     Report,
     /// The first one is an error of the kind [`ErrorKind::Lossy`].
     Refuse,
+}
+
+/// Which threads unpack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Threads {
+    /// Three of its own, joined before the call returns: one decodes ahead, one reads the archive and writes, one helps it write. The
+    /// reader of the stream and the hooks are called on these.
+    #[default]
+    Own,
+    /// The caller's alone. Slower, and for those who may not have more.
+    Caller,
 }
 
 /// A folder of an archive that becomes the root. What lies outside it is left out.

@@ -59,7 +59,10 @@ fn strip(path: EntryPath, prefix: Option<&StripPrefix>) -> Option<EntryPath> {
 /// [`ErrorKind::InvalidImage`] if the prefix turns out to be no directory, or what lies below it is a hard link to what does not.
 pub(super) fn select(entry: Entry, prefix: Option<&StripPrefix>) -> Result<Option<Entry>> {
     let Some(prefix) = prefix else { return Ok(Some(entry)) };
-    let invalid = |message: String| Error::new(ErrorKind::InvalidImage, "unpack", message);
+    let (shown, offset) = (entry.path.clone(), entry.offset);
+    let invalid = |message: String| {
+        Error::new(ErrorKind::InvalidImage, "unpack", message).with_context("entry", &shown).with_context("offset", offset)
+    };
     let Some(path) = strip(entry.path, Some(prefix)) else { return Ok(None) };
     if path.is_root() && entry.kind != Kind::Directory {
         return Err(invalid(format!("{prefix} is not a directory in the image")));

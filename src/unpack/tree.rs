@@ -7,19 +7,19 @@
 use std::ffi::{CStr, OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, fstatat, mkdirat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::crew::{FinishJob, Job};
 use super::disk::Disk;
 use super::entry::{EntryPath, Timestamp};
+use super::make::{Dir, Made, Plain};
 use super::meta::{Metadata, Object};
 use crate::error::{Error, ErrorKind, Result};
 use crate::size::ByteSize;
-use crate::sys::remove::remove_tree;
 use crate::sys::xattr::{self, Target};
 
 /// How many directories are held open at the most: the deepest ones, for they are used next. Others are opened again when needed.
@@ -40,17 +40,19 @@ pub(super) struct Tree {
     below: Vec<Frame>,
     /// Frames below this index are closed.
     first_open: usize,
-    /// Whether something was removed that the current path may run through, by a link that leads upward.
-    doubtful: bool,
+    /// How many of the frames are symbolic links.
+    links: usize,
 }
 
 struct Frame {
     /// Its name in its parent, as the archive's path has it; it may be a symbolic link to the directory.
     name: OsString,
     kind: FrameKind,
-    dir: Option<Rc<OwnedFd>>,
+    dir: Option<Arc<Dir>>,
     /// Device and inode, to know it again.
     id: (u64, u64),
+    /// What it is like until it is finished.
+    made: Made,
     finish: Finish,
 }
 
@@ -78,16 +80,15 @@ impl Tree {
     /// Begins at the root, which is workable from here on.
     pub(super) fn new(disk: &Disk<'_>) -> Result<Self> {
         let dir = disk.root.try_clone_to_owned().map_err(|error| Error::io("unpack", "cannot use the root directory", error))?;
-        let (id, mut saved) = make_workable(disk, dir.as_fd()).map_err(cannot_use)?;
+        let (stat, mut saved) = make_workable(disk, dir.as_fd(), Age::Old).map_err(cannot_use)?;
         // The time of the root follows what is made in it, unless the archive says otherwise.
         saved.mtime = None;
-        let (name, dir) = (OsString::new(), Some(Rc::new(dir)));
-        let root = Frame { name, kind: FrameKind::Directory, dir, id, finish: Finish::Restore(saved) };
-        Ok(Tree { root, below: Vec::new(), first_open: 0, doubtful: false })
+        let root = Frame::new(OsString::new(), FrameKind::Directory, dir, &stat, Finish::Restore(saved));
+        Ok(Tree { root, below: Vec::new(), first_open: 0, links: 0 })
     }
 
     /// Goes to the directory `path`, makes what is missing on the way, and finishes what is left behind.
-    pub(super) fn enter(&mut self, disk: &mut Disk<'_>, path: &[u8]) -> Result<Rc<OwnedFd>> {
+    pub(super) fn enter(&mut self, disk: &mut Disk<'_>, path: &[u8]) -> Result<Arc<Dir>> {
         self.leave_doubtful(disk)?;
         let components = || path.split(|&byte| byte == b'/').filter(|part| !part.is_empty()).map(OsStr::from_bytes);
         let shared = self.below.iter().zip(components()).take_while(|(frame, component)| frame.name == **component).count();
@@ -104,35 +105,35 @@ impl Tree {
         self.check_pending(&metadata)?;
         let dir = self.current(disk)?;
         loop {
-            match disk.call(|| mkdirat(&dir, name, Mode::S_IRWXU))? {
+            // Workable for the caller, and for no one for whom it will not be.
+            let mode = Mode::from_bits_truncate(metadata.mode & 0o777 | 0o700);
+            let mode = if metadata.xattrs.is_empty() { mode } else { Mode::S_IRWXU };
+            match disk.call(|| mkdirat(&dir, name, mode))? {
                 Ok(()) => {
                     let child =
                         disk.must("cannot open the directory just made", || openat(&dir, name, DIRECTORY, Mode::empty()))?;
-                    return self.push(disk, name, FrameKind::Directory, child, Some(metadata));
+                    return self.push(disk, name, FrameKind::Directory, child, Age::New, Some(metadata));
                 }
                 Err(Errno::EEXIST) => {}
                 Err(error) => return Err(Error::io("unpack", "cannot make a directory", error)),
             }
+            // Whatever is to be done to it has to be done before it is looked at.
+            disk.settle()?;
             let stat = fstatat(&dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(cannot_use)?;
             if is(&stat, SFlag::S_IFDIR) {
                 let child = open_directory(disk, dir.as_fd(), name, &stat)?;
                 // An earlier entry's ACL would stay, and the new mode become its mask. The default ACL goes as the directory is readied.
                 xattr::remove(Target::Fd(child.as_fd()), ACCESS_ACL)
                     .map_err(|error| Error::io("unpack", "cannot remove an earlier entry's ACL", error))?;
-                return self.push(disk, name, FrameKind::Directory, child, Some(metadata));
+                return self.push(disk, name, FrameKind::Directory, child, Age::Old, Some(metadata));
             }
-            self.replace(dir.as_fd(), name)?;
+            disk.replace(dir.as_fd(), name)?;
         }
     }
 
-    /// Removes whatever has the name of a new entry in a directory.
-    pub(super) fn replace(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
-        self.doubtful |= self.below.iter().any(|frame| frame.kind == FrameKind::Symlink);
-        match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => Ok(()),
-            Err(Errno::EISDIR | Errno::EPERM) => remove_tree(dir, name).map(drop),
-            Err(error) => Err(Error::io("unpack", "cannot replace what an earlier entry made", error)),
-        }
+    /// Whether the current path runs through a symbolic link, so that what is in it has another path too.
+    pub(super) fn is_behind_link(&self) -> bool {
+        self.links > 0
     }
 
     /// Lets the root have this metadata when all is done.
@@ -183,14 +184,17 @@ impl Tree {
     }
 
     /// The directory `path`, whatever links it runs through, for the target of a hard link; `None` if there is none.
-    pub(super) fn find(&mut self, disk: &Disk<'_>, path: &[u8]) -> Result<Option<Rc<OwnedFd>>> {
+    pub(super) fn find(&mut self, disk: &Disk<'_>, path: &[u8]) -> Result<Option<Arc<Dir>>> {
         let here = path.split(|&byte| byte == b'/').filter(|part| !part.is_empty());
         if here.map(OsStr::from_bytes).eq(self.below.iter().map(|frame| frame.name.as_os_str())) {
             return self.current(disk).map(Some);
         }
         let path = if path.is_empty() { b"." } else { path };
         match open_in_root(disk.root, OsStr::from_bytes(path), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC) {
-            Ok(dir) => Ok(Some(Rc::new(dir))),
+            Ok(dir) => {
+                let stat = fstat(&dir).map_err(cannot_use)?;
+                Ok(Some(Arc::new(Dir::new(dir, &stat))))
+            }
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
             Err(error) => Err(cannot_use(error)),
         }
@@ -199,47 +203,40 @@ impl Tree {
     /// Finishes every directory that is still open, the root last.
     pub(super) fn finish(mut self, disk: &mut Disk<'_>) -> Result<()> {
         self.leave_to(disk, 0)?;
-        let Tree { root: Frame { dir: Some(dir), finish, .. }, .. } = self else { return Ok(()) };
-        finish_directory(disk, dir.as_fd(), &EntryPath::default(), finish)
+        let Tree { root, .. } = self;
+        let Some(dir) = root.dir else { return Ok(()) };
+        finish_directory(disk, dir, EntryPath::default(), root.made, root.finish)
     }
 
-    fn current(&mut self, disk: &Disk<'_>) -> Result<Rc<OwnedFd>> {
+    fn current(&mut self, disk: &Disk<'_>) -> Result<Arc<Dir>> {
         self.dir(disk, self.below.len())
     }
 
     /// The directory at `depth`, opened again if it had been closed.
-    fn dir(&mut self, disk: &Disk<'_>, depth: usize) -> Result<Rc<OwnedFd>> {
+    fn dir(&mut self, disk: &Disk<'_>, depth: usize) -> Result<Arc<Dir>> {
         if let Some(dir) = &self.frame(depth).dir {
-            return Ok(Rc::clone(dir));
+            return Ok(Arc::clone(dir));
         }
         let dir = match self.open_again(disk, depth) {
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Err(self.replaced()),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Err(replaced(disk)),
             result => result.map_err(cannot_use)?,
         };
-        let id = identity(&fstat(&dir).map_err(cannot_use)?);
-        if id != self.frame(depth).id {
-            return Err(self.replaced());
+        let stat = fstat(&dir).map_err(cannot_use)?;
+        if identity(&stat) != self.frame(depth).id {
+            return Err(replaced(disk));
         }
         let frame = self.frame(depth);
-        let dir = Rc::new(dir);
-        frame.dir = Some(Rc::clone(&dir));
+        let dir = Arc::new(Dir::new(dir, &stat));
+        frame.dir = Some(Arc::clone(&dir));
         self.first_open = self.first_open.min(depth.saturating_sub(1));
         Ok(dir)
-    }
-
-    fn replaced(&self) -> Error {
-        if self.doubtful {
-            return Error::new(ErrorKind::InvalidImage, "unpack", "an entry replaced a directory that its own path runs through");
-        }
-        Error::new(ErrorKind::Io, "unpack", "a directory was replaced while it was filled")
-            .with_remedy("keep others out of the pool's directory")
     }
 
     /// Opens a closed directory: from the one below it, which takes one step, or else by its whole path.
     fn open_again(&mut self, disk: &Disk<'_>, depth: usize) -> nix::Result<OwnedFd> {
         let id = self.frame(depth).id;
         if let Some(Frame { kind: FrameKind::Directory, dir: Some(below), .. }) = self.below.get(depth)
-            && let Ok(dir) = openat(below, "..", DIRECTORY, Mode::empty())
+            && let Ok(dir) = openat(&**below, "..", DIRECTORY, Mode::empty())
             && fstat(&dir).is_ok_and(|stat| identity(&stat) == id)
         {
             return Ok(dir);
@@ -261,8 +258,14 @@ impl Tree {
     }
 
     /// Goes into `name`, the next component of a path to something else, and makes it if it is missing.
-    fn descend(&mut self, disk: &mut Disk<'_>, dir: &Rc<OwnedFd>, name: &OsStr) -> Result<()> {
-        let stat = match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+    fn descend(&mut self, disk: &mut Disk<'_>, dir: &Arc<Dir>, name: &OsStr) -> Result<()> {
+        let look = || fstatat(&**dir, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        let mut stat = look();
+        // It may be on its way, or a directory there may be still to be finished.
+        if disk.settle()? {
+            stat = look();
+        }
+        let stat = match stat {
             Ok(stat) => stat,
             Err(Errno::ENOENT) => {
                 return self.make_directory(disk, name, Metadata { mode: IMPLIED_MODE, ..Metadata::default() });
@@ -271,7 +274,7 @@ impl Tree {
         };
         if is(&stat, SFlag::S_IFDIR) {
             let child = open_directory(disk, dir.as_fd(), name, &stat)?;
-            return self.push(disk, name, FrameKind::Directory, child, None);
+            return self.push(disk, name, FrameKind::Directory, child, Age::Old, None);
         }
         let refuse = |what: &str| {
             let path = self.path(self.below.len());
@@ -290,7 +293,7 @@ impl Tree {
         }
         path.extend_from_slice(name.as_bytes());
         match open_in_root(disk.root, OsStr::from_bytes(&path), OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC) {
-            Ok(child) => self.push(disk, name, FrameKind::Symlink, child, None),
+            Ok(child) => self.push(disk, name, FrameKind::Symlink, child, Age::Old, None),
             Err(Errno::ENOENT | Errno::ENOTDIR) => refuse("a symbolic link to no directory"),
             Err(Errno::ELOOP) => refuse("a symbolic link that leads back to itself"),
             Err(error) => Err(cannot_use(error)),
@@ -298,10 +301,19 @@ impl Tree {
     }
 
     /// Makes an open directory the current one. Without metadata of its own, it is put back as it is when it is left.
-    fn push(&mut self, disk: &Disk<'_>, name: &OsStr, kind: FrameKind, dir: OwnedFd, metadata: Option<Metadata>) -> Result<()> {
-        let (id, saved) = make_workable(disk, dir.as_fd()).map_err(cannot_use)?;
+    fn push(
+        &mut self,
+        disk: &Disk<'_>,
+        name: &OsStr,
+        kind: FrameKind,
+        dir: OwnedFd,
+        age: Age,
+        metadata: Option<Metadata>,
+    ) -> Result<()> {
+        let (stat, saved) = make_workable(disk, dir.as_fd(), age).map_err(cannot_use)?;
         let finish = metadata.map_or(Finish::Restore(saved), Finish::Apply);
-        self.below.push(Frame { name: name.to_owned(), kind, dir: Some(Rc::new(dir)), id, finish });
+        self.links += usize::from(kind == FrameKind::Symlink);
+        self.below.push(Frame::new(name.to_owned(), kind, dir, &stat, finish));
         while self.below.len() - self.first_open > MAX_OPEN {
             if let Some(frame) = self.below.get_mut(self.first_open) {
                 frame.dir = None;
@@ -313,9 +325,8 @@ impl Tree {
 
     /// Leaves a path that may not lead where it did, so that the next begins at the root.
     fn leave_doubtful(&mut self, disk: &mut Disk<'_>) -> Result<()> {
-        if self.doubtful {
+        if std::mem::take(&mut disk.doubtful) && self.links > 0 {
             self.leave_to(disk, 0)?;
-            self.doubtful = false;
         }
         Ok(())
     }
@@ -329,13 +340,30 @@ impl Tree {
             self.dir(disk, self.below.len() - 1)?;
             let Some(frame) = self.below.pop() else { break };
             self.first_open = self.first_open.min(self.below.len());
-            finish_directory(disk, dir.as_fd(), &path, frame.finish).map_err(|error| error.with_context("directory", &path))?;
+            self.links -= usize::from(frame.kind == FrameKind::Symlink);
+            finish_directory(disk, dir, path, frame.made, frame.finish)?;
         }
         Ok(())
     }
 }
 
-fn finish_directory(disk: &mut Disk<'_>, dir: BorrowedFd<'_>, path: &EntryPath, finish: Finish) -> Result<()> {
+impl Frame {
+    fn new(name: OsString, kind: FrameKind, dir: OwnedFd, stat: &FileStat, finish: Finish) -> Self {
+        let dir = Some(Arc::new(Dir::new(dir, stat)));
+        Frame { name, kind, dir, id: identity(stat), made: Made::from(stat), finish }
+    }
+}
+
+fn replaced(disk: &Disk<'_>) -> Error {
+    if disk.doubtful {
+        return Error::new(ErrorKind::InvalidImage, "unpack", "an entry replaced a directory that its own path runs through");
+    }
+    Error::new(ErrorKind::Io, "unpack", "a directory was replaced while it was filled")
+        .with_remedy("keep others out of the pool's directory")
+}
+
+/// Gives a directory that is complete its metadata, after all that is still on its way into it.
+fn finish_directory(disk: &mut Disk<'_>, dir: Arc<Dir>, path: EntryPath, made: Made, finish: Finish) -> Result<()> {
     let metadata = match finish {
         Finish::Apply(metadata) => metadata,
         Finish::Restore(Saved { mode, mtime, default_acl }) => {
@@ -343,23 +371,47 @@ fn finish_directory(disk: &mut Disk<'_>, dir: BorrowedFd<'_>, path: &EntryPath, 
             Metadata { mode, owner: None, mtime, xattrs, lost_acls: Vec::new() }
         }
     };
-    disk.apply(Object::Open(dir), path, &metadata)
+    match Plain::of(&metadata).filter(|_| disk.privileged) {
+        Some(plain) if disk.crew_to_finish().is_some() => {
+            disk.give(Job::Finish(FinishJob { path, dir, made, plain }));
+            Ok(())
+        }
+        plain => {
+            disk.settle()?;
+            let done = plain.is_some_and(|plain| disk.maker.finish(dir.as_fd(), made, &plain).is_ok());
+            if done {
+                return Ok(());
+            }
+            disk.apply(Object::Open(dir.as_fd()), &path, &metadata).map_err(|error| error.with_context("directory", &path))
+        }
+    }
 }
 
-/// Readies a directory for filling: the caller may, and nothing made in it inherits an ACL. Returns what that changed.
-fn make_workable(disk: &Disk<'_>, dir: BorrowedFd<'_>) -> nix::Result<((u64, u64), Saved)> {
-    let stat = fstat(dir)?;
+/// Whether a directory was there before, or has just been made in one that hands down no ACL.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Age {
+    Old,
+    New,
+}
+
+/// Readies a directory for filling: the caller may, and nothing made in it inherits an ACL. Returns what it is like then, and what that changed.
+fn make_workable(disk: &Disk<'_>, dir: BorrowedFd<'_>, age: Age) -> nix::Result<(FileStat, Saved)> {
+    let mut stat = fstat(dir)?;
     let mode = stat.st_mode & 0o7777;
     if !disk.privileged && mode & 0o700 != 0o700 {
         fchmod(dir, Mode::from_bits_truncate(mode | 0o700))?;
+        stat.st_mode |= 0o700;
     }
     let errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-    let default_acl = xattr::get(Target::Fd(dir), DEFAULT_ACL).map_err(errno)?;
+    let mut default_acl = None;
+    if age == Age::Old {
+        default_acl = xattr::get(Target::Fd(dir), DEFAULT_ACL).map_err(errno)?;
+    }
     if default_acl.is_some() {
         xattr::remove(Target::Fd(dir), DEFAULT_ACL).map_err(errno)?;
     }
     let mtime = Timestamp { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec.try_into().unwrap_or(0) };
-    Ok((identity(&stat), Saved { mode, mtime: Some(mtime), default_acl }))
+    Ok((stat, Saved { mode, mtime: Some(mtime), default_acl }))
 }
 
 /// Opens a directory that is there, also one whose mode forbids it to the caller, who made it.

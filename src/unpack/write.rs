@@ -3,18 +3,21 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::fcntl::AtFlags;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, makedev, mknodat};
 use nix::sys::uio::pwrite;
 use nix::unistd::{ftruncate, linkat, symlinkat};
 
 use super::Unpacked;
-use super::archive::Archive;
+use super::archive::{Archive, Piece};
+use super::crew::{FileJob, FinishJob, Job};
 use super::disk::Disk;
 use super::entry::{Content, Entry, EntryPath, Kind, Segment};
 use super::loss::LossKind;
+use super::make::{Dir, Made, Plain};
 use super::meta::{Metadata, Object};
 use super::options::{DevicePolicy, UnpackOptions};
 use super::tree::Tree;
@@ -23,7 +26,8 @@ use crate::volume::RootMetadata;
 
 /// Bytes spent on remembering device nodes that were not made.
 const MISSING_MAX: usize = 1 << 20;
-const NEW_FILE: OFlag = OFlag::O_WRONLY.union(OFlag::O_CREAT).union(OFlag::O_EXCL).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+/// The largest file that is left to the crew: small enough that it has all come before it is begun.
+const CREW_FILE_MAX: u64 = 128 << 10;
 
 /// Writes entries below a root.
 pub(super) struct Writer<'a> {
@@ -58,29 +62,44 @@ impl<'a> Writer<'a> {
     }
 
     /// Puts `entry` on the disk; a file's content comes from `archive`.
-    pub(super) fn entry(&mut self, mut entry: Entry, archive: &mut dyn Archive) -> Result<()> {
+    pub(super) fn entry(&mut self, entry: &mut Entry, archive: &mut dyn Archive) -> Result<()> {
         self.disk.count_entry()?;
-        let metadata = Metadata::from(&mut entry);
-        let Some((parent, name)) = entry.path.split() else { return self.root(&entry, metadata) };
+        let metadata = Metadata::from(&mut *entry);
+        let Some((parent, name)) = entry.path.split() else { return self.root(entry, metadata) };
+        // The target of a hard link has to be there, and a second entry of a path has to come after the first.
+        if matches!(entry.kind, Kind::Hardlink(_)) || self.disk.is_on_its_way(&entry.path) {
+            self.disk.settle()?;
+        }
         if entry.kind == Kind::Directory {
             return self.directory(&entry.path, parent, name, metadata);
         }
-        let dir = self.tree.enter(&mut self.disk, parent)?;
-        let dir = dir.as_fd();
+        let shared_dir = self.tree.enter(&mut self.disk, parent)?;
+        if self.tree.is_behind_link() {
+            self.disk.settle()?;
+        }
+        let dir = shared_dir.as_fd();
         match &entry.kind {
             Kind::Directory => Ok(()),
             Kind::File(content) => {
-                let file = self.make(dir, name, || openat(dir, name, NEW_FILE, Mode::S_IRUSR | Mode::S_IWUSR))?;
+                let plain = Plain::of(&metadata).filter(|_| self.disk.privileged);
+                if let Some(plain) = plain
+                    && self.is_for_crew(content)
+                {
+                    return self.give(entry, shared_dir, plain, content.size, archive);
+                }
+                let mode = plain.map_or(0o600, |plain| plain.mode);
+                let maker = self.disk.maker;
+                let (file, made) = self.disk.make(dir, name, || maker.file(&shared_dir, name, mode))?;
                 self.content(&file, content, archive)?;
-                self.disk.apply(Object::Open(file.as_fd()), &entry.path, &metadata)
+                self.disk.finish_file(file.as_fd(), &entry.path, made, plain, &metadata)
             }
             Kind::Symlink(target) => {
-                self.make(dir, name, || symlinkat(target.as_c_str(), dir, name))?;
+                self.disk.make(dir, name, || symlinkat(target.as_c_str(), dir, name))?;
                 self.disk.apply(Object::Link(dir, name), &entry.path, &metadata)
             }
             Kind::Hardlink(target) => self.hard_link(dir, name, &entry.path, target),
             Kind::Fifo => {
-                self.make(dir, name, || mknodat(dir, name, SFlag::S_IFIFO, Mode::S_IRUSR | Mode::S_IWUSR, 0))?;
+                self.disk.make(dir, name, || mknodat(dir, name, SFlag::S_IFIFO, Mode::S_IRUSR | Mode::S_IWUSR, 0))?;
                 self.disk.apply(Object::Node(dir, name), &entry.path, &metadata)
             }
             Kind::CharDevice { major, minor } => self.device(dir, &entry.path, SFlag::S_IFCHR, (*major, *minor), &metadata),
@@ -88,9 +107,34 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// Whether a file is small and simple enough to be left to the crew, and the crew has room for it.
+    fn is_for_crew(&self, content: &Content) -> bool {
+        content.data.is_none()
+            && content.size <= CREW_FILE_MAX
+            && !self.tree.is_behind_link()
+            && self.disk.crew_for(content.size).is_some()
+    }
+
+    /// Leaves a file to the crew.
+    fn give(&mut self, entry: &Entry, dir: Arc<Dir>, plain: Plain, size: u64, archive: &mut dyn Archive) -> Result<()> {
+        let mut pieces = Vec::new();
+        let mut length = 0;
+        while let Some(piece) = archive.piece()? {
+            length += piece.len() as u64;
+            pieces.push(piece);
+        }
+        if length != size {
+            return Err(invalid("its content is not as long as its size"));
+        }
+        let job = FileJob { path: entry.path.clone(), offset: entry.offset, dir, plain, pieces };
+        self.disk.give(Job::File(job));
+        self.disk.count_data(length)
+    }
+
     /// Finishes the directories that are still open.
     pub(super) fn finish(mut self) -> Result<Unpacked> {
         self.tree.finish(&mut self.disk)?;
+        self.disk.settle()?;
         Ok(Unpacked { tally: self.disk.tally, losses: self.disk.losses })
     }
 
@@ -110,17 +154,6 @@ impl<'a> Writer<'a> {
         self.tree.make_directory(&mut self.disk, name, metadata)
     }
 
-    /// Makes something new under a name, and removes what had it: nothing is ever written through what exists.
-    fn make<T>(&mut self, dir: BorrowedFd<'_>, name: &OsStr, mut make: impl FnMut() -> nix::Result<T>) -> Result<T> {
-        match self.disk.call(&mut make)? {
-            Err(Errno::EEXIST) => {
-                self.tree.replace(dir, name)?;
-                self.disk.must("cannot make it", make)
-            }
-            result => result.map_err(|error| Error::io("unpack", "cannot make it", error)),
-        }
-    }
-
     fn content(&mut self, file: &OwnedFd, content: &Content, archive: &mut dyn Archive) -> Result<()> {
         let whole = [Segment { offset: 0, length: content.size }];
         let mut segments = content.data.as_deref().unwrap_or(&whole).iter().copied();
@@ -132,12 +165,11 @@ impl<'a> Writer<'a> {
                     left = segments.next().ok_or_else(|| invalid("its content is longer than its size"))?;
                 }
                 let length = rest.len().min(usize::try_from(left.length).unwrap_or(usize::MAX));
-                let offset = i64::try_from(left.offset).map_err(|_| invalid("its content is out of range"))?;
-                let (part, _) = rest.split_at(length);
-                let written = self.disk.must("cannot write it", || pwrite(file, part, offset))?;
-                left.offset += written as u64;
-                left.length -= written as u64;
-                rest = rest.get(written..).unwrap_or_default();
+                let (part, after) = rest.split_at(length);
+                self.disk.write_at(file, part, left.offset)?;
+                left.offset += length as u64;
+                left.length -= length as u64;
+                rest = after;
             }
             self.disk.count_data(piece.len() as u64)?;
         }
@@ -167,7 +199,7 @@ impl<'a> Writer<'a> {
         let result = match self.disk.call(link)? {
             Err(Errno::EEXIST) if same(target_dir.as_fd(), target_name, dir, name) => return Ok(()),
             Err(Errno::EEXIST) => {
-                self.tree.replace(dir, name)?;
+                self.disk.replace(dir, name)?;
                 self.disk.call(link)?
             }
             result => result,
@@ -198,7 +230,7 @@ impl<'a> Writer<'a> {
         let mut make = || mknodat(dir, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, number);
         let result = match self.disk.call(&mut make)? {
             Err(Errno::EEXIST) => {
-                self.tree.replace(dir, name)?;
+                self.disk.replace(dir, name)?;
                 self.disk.call(make)?
             }
             result => result,
@@ -217,6 +249,69 @@ impl<'a> Writer<'a> {
             DevicePolicy::Skip => Ok(()),
             _ => self.disk.lose(LossKind::Device, path),
         }
+    }
+}
+
+impl Disk<'_> {
+    /// Makes something new under a name, and removes what had it: nothing is ever written through what exists.
+    fn make<T>(&mut self, dir: BorrowedFd<'_>, name: &OsStr, mut make: impl FnMut() -> nix::Result<T>) -> Result<T> {
+        match self.call(&mut make)? {
+            Err(Errno::EEXIST) => {
+                self.replace(dir, name)?;
+                self.must("cannot make it", make)
+            }
+            result => result.map_err(|error| Error::io("unpack", "cannot make it", error)),
+        }
+    }
+
+    /// Gives a file its metadata, in the short way if it is plain.
+    fn finish_file(
+        &mut self,
+        file: BorrowedFd<'_>,
+        path: &EntryPath,
+        made: Made,
+        plain: Option<Plain>,
+        metadata: &Metadata,
+    ) -> Result<()> {
+        if plain.is_some_and(|plain| self.maker.finish(file, made, &plain).is_ok()) {
+            return Ok(());
+        }
+        self.apply(Object::Open(file), path, metadata)
+    }
+
+    /// Does what the crew could not.
+    pub(super) fn redo(&mut self, job: Job) -> Result<()> {
+        match job {
+            Job::Finish(FinishJob { path, dir, plain, .. }) => self
+                .apply(Object::Open(dir.as_fd()), &path, &Metadata::from(&plain))
+                .map_err(|error| error.with_context("directory", &path)),
+            Job::File(FileJob { path, offset, dir, plain, pieces }) => self
+                .redo_file(&path, &dir, &plain, &pieces)
+                .map_err(|error| error.with_context("entry", &path).with_context("offset", offset)),
+        }
+    }
+
+    fn redo_file(&mut self, path: &EntryPath, dir: &Dir, plain: &Plain, pieces: &[Piece]) -> Result<()> {
+        let Some((_, name)) = path.split() else { return Ok(()) };
+        let maker = self.maker;
+        let (file, made) = self.make(dir.as_fd(), name, || maker.file(dir, name, plain.mode))?;
+        let mut at = 0;
+        for piece in pieces {
+            self.write_at(&file, piece, at)?;
+            at += piece.len() as u64;
+        }
+        self.finish_file(file.as_fd(), path, made, Some(*plain), &Metadata::from(plain))
+    }
+
+    /// Writes all of `data` at an offset.
+    fn write_at(&mut self, file: &OwnedFd, mut data: &[u8], mut offset: u64) -> Result<()> {
+        while !data.is_empty() {
+            let at = i64::try_from(offset).map_err(|_| invalid("its content is out of range"))?;
+            let written = self.must("cannot write it", || pwrite(file, data, at))?;
+            offset += written as u64;
+            data = data.get(written..).unwrap_or_default();
+        }
+        Ok(())
     }
 }
 
