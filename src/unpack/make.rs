@@ -33,10 +33,9 @@ pub(super) struct Dir {
 
 impl Dir {
     /// `stat` is that of `fd`.
-    pub(super) fn new(fd: OwnedFd, stat: &FileStat) -> Self {
+    pub(super) fn new(fd: OwnedFd, stat: &FileStat, maker: &Maker<'_>) -> Self {
         // It depends on the file system and on setgid whether the directory's group or the caller's counts: where both are the same, neither does.
-        let group = Some(stat.st_gid).filter(|&group| Gid::from_raw(group) == getegid());
-        Dir { fd, group }
+        Dir { fd, group: Some(stat.st_gid).filter(|&group| group == maker.gid) }
     }
 }
 
@@ -77,6 +76,7 @@ pub(super) struct Made {
 #[derive(Debug)]
 pub(super) struct Maker<'a> {
     uid: u32,
+    gid: u32,
     umask: Umask,
     shared: &'a Trust,
 }
@@ -88,7 +88,7 @@ pub(super) struct Trust(AtomicU8);
 impl<'a> Maker<'a> {
     /// Of a thread whose mask `umask` is.
     pub(super) fn new(umask: Umask, shared: &'a Trust) -> Self {
-        Maker { uid: geteuid().as_raw(), umask, shared }
+        Maker { uid: geteuid().as_raw(), gid: getegid().as_raw(), umask, shared }
     }
 
     /// Makes a file, open for writing, that has its last permissions from the first moment; setuid and the like come with [`finish`](Self::finish).
@@ -96,6 +96,11 @@ impl<'a> Maker<'a> {
         let mode = mode & 0o777;
         let file = openat(dir, name, NEW_FILE, Mode::from_bits_truncate(mode))?;
         Ok((file, Made { mode, owner: dir.group.map(|group| (self.uid, group)) }))
+    }
+
+    /// Whether what is made in `dir` is sure to have this owner.
+    pub(super) fn owns(&self, dir: &Dir, uid: u32, gid: u32) -> bool {
+        self.shared.0.load(Ordering::Relaxed) == AS_EXPECTED && uid == self.uid && dir.group == Some(gid)
     }
 
     /// Gives an open file or directory, just made as `made` says, its metadata.

@@ -83,7 +83,7 @@ impl Tree {
         let (stat, mut saved) = make_workable(disk, dir.as_fd(), Age::Old).map_err(cannot_use)?;
         // The time of the root follows what is made in it, unless the archive says otherwise.
         saved.mtime = None;
-        let root = Frame::new(OsString::new(), FrameKind::Directory, dir, &stat, Finish::Restore(saved));
+        let root = Frame::new(disk, OsString::new(), FrameKind::Directory, dir, &stat, Finish::Restore(saved));
         Ok(Tree { root, below: Vec::new(), first_open: 0, links: 0 })
     }
 
@@ -193,7 +193,7 @@ impl Tree {
         match open_in_root(disk.root, OsStr::from_bytes(path), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC) {
             Ok(dir) => {
                 let stat = fstat(&dir).map_err(cannot_use)?;
-                Ok(Some(Arc::new(Dir::new(dir, &stat))))
+                Ok(Some(Arc::new(Dir::new(dir, &stat, disk.maker))))
             }
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
             Err(error) => Err(cannot_use(error)),
@@ -226,7 +226,7 @@ impl Tree {
             return Err(replaced(disk));
         }
         let frame = self.frame(depth);
-        let dir = Arc::new(Dir::new(dir, &stat));
+        let dir = Arc::new(Dir::new(dir, &stat, disk.maker));
         frame.dir = Some(Arc::clone(&dir));
         self.first_open = self.first_open.min(depth.saturating_sub(1));
         Ok(dir)
@@ -313,7 +313,7 @@ impl Tree {
         let (stat, saved) = make_workable(disk, dir.as_fd(), age).map_err(cannot_use)?;
         let finish = metadata.map_or(Finish::Restore(saved), Finish::Apply);
         self.links += usize::from(kind == FrameKind::Symlink);
-        self.below.push(Frame::new(name.to_owned(), kind, dir, &stat, finish));
+        self.below.push(Frame::new(disk, name.to_owned(), kind, dir, &stat, finish));
         while self.below.len() - self.first_open > MAX_OPEN {
             if let Some(frame) = self.below.get_mut(self.first_open) {
                 frame.dir = None;
@@ -348,8 +348,8 @@ impl Tree {
 }
 
 impl Frame {
-    fn new(name: OsString, kind: FrameKind, dir: OwnedFd, stat: &FileStat, finish: Finish) -> Self {
-        let dir = Some(Arc::new(Dir::new(dir, stat)));
+    fn new(disk: &Disk<'_>, name: OsString, kind: FrameKind, dir: OwnedFd, stat: &FileStat, finish: Finish) -> Self {
+        let dir = Some(Arc::new(Dir::new(dir, stat, disk.maker)));
         Frame { name, kind, dir, id: identity(stat), made: Made::from(stat), finish }
     }
 }

@@ -95,6 +95,10 @@ impl<'a> Writer<'a> {
             }
             Kind::Symlink(target) => {
                 self.disk.make(dir, name, || symlinkat(target.as_c_str(), dir, name))?;
+                let mut metadata = metadata;
+                if metadata.owner.is_some_and(|(uid, gid)| self.disk.maker.owns(&shared_dir, uid, gid)) {
+                    metadata.owner = None;
+                }
                 self.disk.apply(Object::Link(dir, name), &entry.path, &metadata)
             }
             Kind::Hardlink(target) => self.hard_link(dir, name, &entry.path, target),
