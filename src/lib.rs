@@ -99,6 +99,6 @@ pub use size::ByteSize;
 pub use sys::lock::FileLock;
 #[cfg(feature = "tar")]
 #[doc(inline)]
-pub use unpack::{DevicePolicy, Limits, LossPolicy};
+pub use unpack::{DevicePolicy, IdMap, IdShift, Limits, LossPolicy};
 #[doc(inline)]
 pub use volume::RebuildableVolume;

@@ -43,8 +43,10 @@ fn from(bytes: Vec<u8>) -> Image {
     Image::from_reader(std::io::Cursor::new(bytes), "test")
 }
 
+type Encoder = fn(&[u8]) -> Vec<u8>;
+
 /// Formats that are checked by a sum, with an encoder for each way that their writers have.
-const CHECKED: &[(&str, fn(&[u8]) -> Vec<u8>)] = &[
+const CHECKED: &[(&str, Encoder)] = &[
     ("gzip", gzip),
     ("zstd", zstd),
     ("xz", xz),
@@ -56,8 +58,7 @@ const CHECKED: &[(&str, fn(&[u8]) -> Vec<u8>)] = &[
 ];
 
 /// Those that are not.
-const UNCHECKED: &[(&str, fn(&[u8]) -> Vec<u8>)] =
-    &[("lzma", lzma), ("lz4, legacy", |bytes| lz4(bytes, FrameInfo::new().legacy_frame(true)))];
+const UNCHECKED: &[(&str, Encoder)] = &[("lzma", lzma), ("lz4, legacy", |bytes| lz4(bytes, FrameInfo::new().legacy_frame(true)))];
 
 fn xz(bytes: &[u8]) -> Vec<u8> {
     encode(liblzma::stream::Stream::new_easy_encoder(1, liblzma::stream::Check::Crc64).unwrap(), bytes)
