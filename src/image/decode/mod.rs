@@ -95,19 +95,19 @@ impl Fault {
 /// The decoder for `format`; `None` if it is not compressed.
 pub(super) fn decoder(format: Format, decoding: Decoding) -> Result<Option<Box<dyn Decode>>, Fault> {
     let _ = decoding;
-    Ok(Some(match format {
-        Format::Tar => return Ok(None),
+    match format {
+        Format::Tar => Ok(None),
         #[cfg(feature = "gzip")]
-        Format::Gzip => Box::new(gzip::Gzip::new()),
+        Format::Gzip => Ok(Some(Box::new(gzip::Gzip::new()))),
         #[cfg(feature = "zstd")]
-        Format::Zstd => Box::new(zstd::Zstd::new()?),
+        Format::Zstd => Ok(Some(Box::new(zstd::Zstd::new()?))),
         #[cfg(feature = "xz")]
-        Format::Xz => Box::new(xz::Xz::new(decoding)?),
+        Format::Xz => Ok(Some(Box::new(xz::Xz::new(decoding)?))),
         #[cfg(feature = "xz")]
-        Format::Lzma => Box::new(xz::Lzma::new()?),
+        Format::Lzma => Ok(Some(Box::new(xz::Lzma::new()?))),
         #[cfg(feature = "bzip2")]
-        Format::Bzip2 => Box::new(bzip2::Bzip2::new()),
+        Format::Bzip2 => Ok(Some(Box::new(bzip2::Bzip2::new()))),
         #[cfg(feature = "lz4")]
-        Format::Lz4 => Box::new(lz4::Lz4::new()),
-    }))
+        Format::Lz4 => Ok(Some(Box::new(lz4::Lz4::new()))),
+    }
 }
