@@ -52,11 +52,15 @@
 //! | `tar` | yes | images that are tar streams |
 //! | `gzip` | yes | the same, compressed by gzip |
 //! | `zstd` | yes | the same, compressed by zstd |
+//! | `xz` | | the same, compressed by xz, or as lzma |
+//! | `bzip2` | | the same, compressed by bzip2 |
+//! | `lz4` | | the same, compressed by lz4 |
 //! | `serde` | | `Serialize` on plans, reports, errors and the values they hold |
 //! | `tracing` | | events for every phase and warning, under the target `reroot` |
 //! | `conformance` | | the suite that every backend passes, and the manifests that compare two trees |
 //!
-//! Features are additive, and each compiles alone. None needs a C header, a library or a daemon to be installed.
+//! Features are additive, and each compiles alone. None needs a C header, a library or a daemon to be
+//! installed; `zstd` and `xz` bring C sources, which need a C compiler.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(unsafe_code, clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, clippy::expect_used, clippy::exit)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr))]
@@ -95,6 +99,6 @@ pub use size::ByteSize;
 pub use sys::lock::FileLock;
 #[cfg(feature = "tar")]
 #[doc(inline)]
-pub use unpack::{DevicePolicy, Limits, LossPolicy};
+pub use unpack::{DevicePolicy, IdMap, IdShift, Limits, LossPolicy};
 #[doc(inline)]
 pub use volume::RebuildableVolume;

@@ -4,6 +4,8 @@
 //! [`Rebuild::run`](crate::Rebuild::run) (in place: twice), and digested in the same pass.
 
 #[cfg(feature = "tar")]
+mod decode;
+#[cfg(feature = "tar")]
 mod format;
 #[cfg(feature = "tar")]
 mod source;
@@ -11,7 +13,7 @@ mod source;
 mod stream;
 
 #[cfg(feature = "tar")]
-pub use self::format::Format;
+pub use self::{decode::Decoding, format::Format};
 #[cfg(feature = "tar")]
 pub(crate) use self::{source::Position, stream::Stream};
 
@@ -37,6 +39,8 @@ pub struct Image {
     expected: Option<Sha256>,
     #[cfg(feature = "tar")]
     strip: Option<StripPrefix>,
+    #[cfg(feature = "tar")]
+    decoding: Decoding,
     need: Need,
     #[cfg(feature = "tar")]
     input: Option<Input>,
@@ -62,6 +66,8 @@ impl Image {
             expected: None,
             #[cfg(feature = "tar")]
             strip: None,
+            #[cfg(feature = "tar")]
+            decoding: Decoding::default(),
             need: Need::default(),
             #[cfg(feature = "tar")]
             input: None,
@@ -160,6 +166,13 @@ impl Image {
         Ok(self)
     }
 
+    /// Sets whether its decoder may use several threads, and the memory they take.
+    #[must_use]
+    pub fn with_decoding(mut self, decoding: Decoding) -> Self {
+        self.decoding = decoding;
+        self
+    }
+
     /// The image in a file, told by its content and not by its name. A named pipe is read as a stream.
     ///
     /// # Errors
@@ -218,7 +231,7 @@ impl Image {
         if let Input::File(file) = &mut input {
             file.rewind().map_err(|error| Error::io("read the image", "cannot go to its start", error))?;
         }
-        Stream::new(Source::new(input, cancel.clone(), patience))
+        Stream::new(Source::new(input, cancel.clone(), patience), self.decoding)
     }
 
     /// Reads what is left of the image, and checks and returns its digest.
@@ -258,148 +271,15 @@ fn read_start(file: &File) -> std::io::Result<Vec<u8>> {
 /// unpack to less than what it takes to store it.
 #[cfg(feature = "tar")]
 fn estimate(format: Format, start: &[u8], length: ByteSize) -> Need {
-    let _ = start;
     match format {
         Format::Tar => Need { at_least: ByteSize::ZERO, expected: Some(length) },
-        #[cfg(feature = "gzip")]
-        Format::Gzip => Need { at_least: length, expected: None },
-        #[cfg(feature = "zstd")]
-        Format::Zstd => {
-            let content = zstd::zstd_safe::get_frame_content_size(start).ok().flatten();
-            Need { at_least: length, expected: content.map(ByteSize::from_bytes) }
-        }
+        #[cfg_attr(
+            not(any(feature = "gzip", feature = "zstd", feature = "xz", feature = "bzip2", feature = "lz4")),
+            expect(unreachable_patterns)
+        )]
+        _ => Need { at_least: length, expected: format.content_size(start).map(ByteSize::from_bytes) },
     }
 }
 
-#[cfg(all(test, feature = "gzip", feature = "zstd"))]
-mod tests {
-    use super::*;
-    use std::io::Write;
-
-    const PATIENCE: Duration = Duration::from_secs(5);
-
-    fn tar() -> Vec<u8> {
-        let mut builder = tar::Builder::new(Vec::new());
-        let mut header = tar::Header::new_gnu();
-        header.set_size(100_000);
-        header.set_cksum();
-        let content: Vec<u8> = (0..100_000u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
-        builder.append_data(&mut header, "file", &content[..]).unwrap();
-        builder.into_inner().unwrap()
-    }
-
-    fn gzip(bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(bytes).unwrap();
-        encoder.finish().unwrap()
-    }
-
-    fn zstd(bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
-        encoder.include_checksum(true).unwrap();
-        encoder.set_pledged_src_size(Some(bytes.len() as u64)).unwrap();
-        encoder.write_all(bytes).unwrap();
-        encoder.finish().unwrap()
-    }
-
-    fn decode(image: &mut Image) -> Result<(Vec<u8>, Sha256)> {
-        let mut stream = image.start(&CancelToken::new(), PATIENCE)?;
-        let mut out = Vec::new();
-        stream.read_to_end(&mut out).map_err(|error| error.downcast::<Error>().unwrap())?;
-        let digest = image.finish(stream)?;
-        Ok((out, digest))
-    }
-
-    fn from(bytes: Vec<u8>) -> Image {
-        Image::from_reader(std::io::Cursor::new(bytes), "test")
-    }
-
-    #[test]
-    fn streams_of_every_format_decode_whole() {
-        let tar = tar();
-        let (first, second) = tar.split_at(70_000);
-        let joined = |encode: fn(&[u8]) -> Vec<u8>| [encode(first), encode(second)].concat();
-        let skippable = [&b"\x50\x2a\x4d\x18\x04\0\0\0abcd"[..], &zstd(&tar)].concat();
-        for bytes in [tar.clone(), gzip(&tar), zstd(&tar), joined(gzip), joined(zstd), skippable] {
-            let (out, digest) = decode(&mut from(bytes.clone())).unwrap();
-            assert!(out == tar);
-            let mut hasher = crate::digest::Hasher::new();
-            hasher.update(&bytes);
-            assert_eq!(digest, hasher.finish());
-        }
-    }
-
-    #[test]
-    fn a_cut_or_flipped_stream_is_an_error_with_its_offset() {
-        for bytes in [gzip(&tar()), zstd(&tar())] {
-            for cut in [20, bytes.len() / 2, bytes.len() - 1] {
-                let error = decode(&mut from(bytes[..cut].to_vec())).unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::InvalidImage, "{error:?}");
-                assert!(error.message().contains("truncated"), "{error:?}");
-                assert!(error.context().any(|(key, _)| key == "offset"));
-            }
-            let mut flipped = bytes.clone();
-            let last = flipped.len() - 1;
-            flipped[last] ^= 0x55;
-            assert_eq!(decode(&mut from(flipped)).unwrap_err().kind(), ErrorKind::InvalidImage);
-        }
-    }
-
-    #[test]
-    fn a_window_beyond_the_limit_is_refused_and_the_limit_itself_is_not() {
-        // Without a pledged size the encoder asks for the whole window, however little follows.
-        let long = |log| {
-            let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
-            encoder.window_log(log).unwrap();
-            encoder.write_all(&tar()).unwrap();
-            encoder.finish().unwrap()
-        };
-        decode(&mut from(long(25))).unwrap();
-        let error = decode(&mut from(long(27))).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error:?}");
-    }
-
-    #[test]
-    fn a_file_can_be_read_twice_and_its_digest_is_checked() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("image.wrong-name");
-        std::fs::write(&path, zstd(&tar())).unwrap();
-        let mut image = Image::open(&path).unwrap();
-        assert_eq!(image.need().expected, Some(ByteSize::from_bytes(tar().len() as u64)));
-        assert!(image.is_rereadable());
-        let (first, digest) = decode(&mut image).unwrap();
-        let mut image = image.with_sha256(digest);
-        assert!(decode(&mut image).unwrap().0 == first);
-        let record = image.record(Some(digest));
-        let mut again = Image::from_record(&record).unwrap();
-        assert!(decode(&mut again).unwrap().0 == first);
-        std::fs::write(&path, gzip(&tar())).unwrap();
-        let error = decode(&mut Image::from_record(&record).unwrap()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::DigestMismatch);
-    }
-
-    #[test]
-    fn what_is_no_image_is_refused_when_it_is_opened() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Image::open(dir.path()).unwrap_err().kind(), ErrorKind::InvalidImage);
-        assert_eq!(Image::open(dir.path().join("none")).unwrap_err().kind(), ErrorKind::NotFound);
-        let empty = dir.path().join("empty");
-        std::fs::write(&empty, "").unwrap();
-        assert_eq!(Image::open(&empty).unwrap_err().message(), "it is empty");
-        for bad in ["", "/", "/rootfs", "a/../b", ".."] {
-            assert!(Image::empty().with_strip(bad).is_err(), "{bad}");
-        }
-        assert_eq!(Image::empty().with_strip("./a/./b/").unwrap().strip().unwrap().as_path(), Path::new("a/b"));
-    }
-
-    #[test]
-    fn a_named_pipe_is_waited_for_and_given_up() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pipe");
-        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
-        let mut image = Image::open(&path).unwrap();
-        assert!(!image.is_rereadable());
-        let error = image.start(&CancelToken::new(), Duration::from_millis(80)).unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::InvalidImage), "{error:?}");
-    }
-}
+#[cfg(all(test, feature = "gzip", feature = "zstd", feature = "xz", feature = "bzip2", feature = "lz4"))]
+mod tests;

@@ -1,32 +1,35 @@
 //! A tar stream out of whatever an image is.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
+use super::decode::{Decode, Decoding, Fault, Padding, decoder};
 use super::format::{Format, PEEK};
 use super::source::{Input, Position, Source};
 use crate::digest::Sha256;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The largest window a zstd frame may ask for, as a power of two: 32 MiB, what `zstd -19` and `zstd -20` use at most.
-///
-/// It bounds the decoder's memory; `zstd -22` and `--long` may ask for 128 MiB, which the whole library must stay below.
-#[cfg(feature = "zstd")]
-const ZSTD_WINDOW_LOG: u32 = 25;
-
-enum Decoder {
-    Plain(Source),
-    #[cfg(feature = "gzip")]
-    Gzip(Box<flate2::bufread::MultiGzDecoder<Source>>),
-    #[cfg(feature = "zstd")]
-    Zstd(Box<zstd::Decoder<'static, Source>>),
-}
+/// How much may follow the end of the archive when it is decompressed, in bytes. Writers pad to a record, 10 KiB by default and 10 MiB
+/// in practice; a few KiB of a bomb are more.
+const TRAILER: u64 = 64 << 20;
 
 /// The decompressed bytes of an image. Every error it returns is a [`crate::Error`] inside an [`io::Error`].
 pub(crate) struct Stream {
-    decoder: Decoder,
+    source: Source,
+    /// `None`: it is not compressed.
+    decoder: Option<Box<dyn Decode>>,
+    place: Place,
     format: Format,
     position: Position,
+}
+
+/// Where in a compressed stream the next byte lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In a member, or right before its first byte.
+    Member,
+    /// After a member and this many NUL bytes.
+    Gap(u64),
 }
 
 impl fmt::Debug for Stream {
@@ -37,21 +40,11 @@ impl fmt::Debug for Stream {
 
 impl Stream {
     /// Reads the first bytes of `source` and chooses the decoder.
-    pub(super) fn new(mut source: Source) -> Result<Self> {
+    pub(super) fn new(mut source: Source, decoding: Decoding) -> Result<Self> {
         let format = Format::detect(source.peek(PEEK).map_err(unwrap)?)?;
         let position = source.position();
-        let decoder = match format {
-            Format::Tar => Decoder::Plain(source),
-            #[cfg(feature = "gzip")]
-            Format::Gzip => Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(source))),
-            #[cfg(feature = "zstd")]
-            Format::Zstd => {
-                let mut decoder = zstd::Decoder::with_buffer(source).map_err(unwrap)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(unwrap)?;
-                Decoder::Zstd(Box::new(decoder))
-            }
-        };
-        Ok(Stream { decoder, format, position })
+        let decoder = decoder(format, decoding).map_err(|fault| explain(format, fault))?;
+        Ok(Stream { source, decoder, place: Place::Member, format, position })
     }
 
     /// How many compressed bytes have been taken so far.
@@ -63,35 +56,98 @@ impl Stream {
     /// read them again.
     pub(super) fn finish(mut self) -> Result<(Sha256, Input)> {
         let mut rest = vec![0; 64 << 10];
-        while self.read(&mut rest).map_err(unwrap)? != 0 {}
-        #[cfg_attr(not(any(feature = "gzip", feature = "zstd")), expect(clippy::infallible_destructuring_match))]
-        let source = match self.decoder {
-            Decoder::Plain(source) => source,
-            #[cfg(feature = "gzip")]
-            Decoder::Gzip(decoder) => decoder.into_inner(),
-            #[cfg(feature = "zstd")]
-            Decoder::Zstd(decoder) => decoder.finish(),
-        };
-        source.finish().map_err(unwrap)
+        let mut length = 0;
+        loop {
+            match self.read(&mut rest).map_err(unwrap)? {
+                0 => return self.source.finish().map_err(unwrap),
+                more => length += more as u64,
+            }
+            if self.decoder.is_some() && length > TRAILER {
+                let message = "more than 64 MiB follow the end of the archive";
+                return Err(self
+                    .at(Error::new(ErrorKind::LimitExceeded, "decompress the image", message))
+                    .with_remedy("make the image again, without padding"));
+            }
+        }
     }
 
-    fn explain(&self, error: io::Error) -> Error {
-        let error = match error.downcast::<Error>() {
-            Ok(ours) => return ours,
-            Err(error) => error,
-        };
-        let (kind, message, remedy) = if error.kind() == io::ErrorKind::UnexpectedEof {
-            (ErrorKind::InvalidImage, "stream is truncated", "fetch the image again")
-        } else if error.to_string().contains("too much memory") {
-            let remedy = "compress the image again with `zstd -19`, without --ultra and --long";
-            (ErrorKind::LimitExceeded, "stream asks for a window of more than 32 MiB", remedy)
-        } else {
-            (ErrorKind::InvalidImage, "stream is corrupt", "fetch the image again")
-        };
-        Error::new(kind, "decompress the image", format!("the {} {message}", self.format))
-            .with_context("offset", self.position.bytes())
-            .with_remedy(remedy)
-            .with_source(error)
+    /// Fills some of `buffer`, which is not empty; 0 at the end.
+    fn decode(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let Some(decoder) = &mut self.decoder else { return self.source.read(buffer).map_err(unwrap) };
+        // Decoders may buffer what they took and come forward only when asked again, but not twice.
+        let mut stalled = false;
+        loop {
+            let input = self.source.fill_buf().map_err(unwrap)?;
+            let (more, format) = (!input.is_empty(), self.format);
+            let fault = |fault| Err(explain(format, fault).with_context("offset", self.position.bytes()));
+            if let Place::Gap(nuls) = &mut self.place {
+                if more && input[0] == 0 {
+                    let length = input.iter().position(|&byte| byte != 0).unwrap_or(input.len());
+                    *nuls += length as u64;
+                    self.source.consume(length);
+                    continue;
+                }
+                let allowed = match decoder.padding() {
+                    Padding::AtEnd => *nuls == 0 || !more,
+                    Padding::Quads => *nuls % 4 == 0,
+                };
+                if !allowed {
+                    return fault(Fault::Corrupt("what follows it is neither padding nor more of it".into()));
+                }
+                if !more {
+                    return Ok(0);
+                }
+                if let Err(error) = decoder.restart() {
+                    return fault(error);
+                }
+                self.place = Place::Member;
+            }
+            let step = match decoder.step(input, buffer) {
+                Ok(step) => step,
+                Err(error) => return fault(error),
+            };
+            self.source.consume(step.taken);
+            if step.ended {
+                self.place = Place::Gap(0);
+            }
+            if step.written > 0 {
+                return Ok(step.written);
+            }
+            let moved = step.taken > 0 || step.ended;
+            if !moved && !more {
+                return Err(self
+                    .at(Error::new(
+                        ErrorKind::InvalidImage,
+                        "decompress the image",
+                        format!("the {} stream is truncated", self.format),
+                    ))
+                    .with_remedy(FETCH));
+            }
+            if !moved && stalled {
+                return fault(Fault::Corrupt("the decoder cannot go on".into()));
+            }
+            stalled = !moved;
+        }
+    }
+
+    fn at(&self, error: Error) -> Error {
+        error.with_context("offset", self.position.bytes())
+    }
+}
+
+const FETCH: &str = "fetch the image again";
+
+fn explain(format: Format, fault: Fault) -> Error {
+    let error = |kind, message: &str, remedy: &str| {
+        Error::new(kind, "decompress the image", format!("the {format} stream {message}")).with_remedy(remedy)
+    };
+    match fault {
+        Fault::Corrupt(cause) => error(ErrorKind::InvalidImage, "is corrupt", FETCH).with_source(cause),
+        Fault::Memory { asks, remedy } => error(ErrorKind::LimitExceeded, &format!("asks for {asks}"), remedy),
+        Fault::Unsupported { uses, remedy } => error(ErrorKind::Unsupported, &format!("uses {uses}"), remedy),
+        Fault::Start(cause) => {
+            error(ErrorKind::Io, "cannot be decoded: its decoder has no memory", "free some memory").with_source(cause)
+        }
     }
 }
 
@@ -102,13 +158,9 @@ fn unwrap(error: io::Error) -> Error {
 
 impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let result = match &mut self.decoder {
-            Decoder::Plain(source) => source.read(buffer),
-            #[cfg(feature = "gzip")]
-            Decoder::Gzip(decoder) => decoder.read(buffer),
-            #[cfg(feature = "zstd")]
-            Decoder::Zstd(decoder) => decoder.read(buffer),
-        };
-        result.map_err(|error| io::Error::other(self.explain(error)))
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        self.decode(buffer).map_err(io::Error::other)
     }
 }

@@ -34,6 +34,7 @@ mod make;
 mod meta;
 mod options;
 mod path;
+mod shift;
 mod tar;
 mod threads;
 mod tree;
@@ -44,6 +45,7 @@ use std::os::fd::BorrowedFd;
 
 pub use self::loss::{Loss, LossKind, Losses};
 pub use self::options::{DevicePolicy, Limits, LossPolicy, StripPrefix, Threads, UnpackOptions};
+pub use self::shift::{IdMap, IdRange, IdShift, Outside};
 
 use self::archive::Archive;
 use self::crew::Crew;

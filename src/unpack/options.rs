@@ -7,6 +7,7 @@ use std::path::{Component, Path};
 use std::str::FromStr;
 
 use super::entry::EntryPath;
+use super::shift::IdShift;
 use crate::error::{Error, ErrorKind, Result};
 use crate::size::ByteSize;
 use crate::text::Escaped;
@@ -28,6 +29,8 @@ pub struct UnpackOptions {
     pub root: RootMetadata,
     /// Which threads do the work.
     pub threads: Threads,
+    /// How owners are shifted into the range of ids that a container has on the host; `None`: they are taken as they are.
+    pub shift: Option<IdShift>,
 }
 
 impl Default for UnpackOptions {
@@ -39,6 +42,7 @@ impl Default for UnpackOptions {
             strip: None,
             root: RootMetadata::FromImage,
             threads: Threads::default(),
+            shift: None,
         }
     }
 }
@@ -88,6 +92,13 @@ impl UnpackOptions {
     #[must_use]
     pub fn with_threads(mut self, threads: Threads) -> Self {
         self.threads = threads;
+        self
+    }
+
+    /// Sets [`UnpackOptions::shift`].
+    #[must_use]
+    pub fn with_shift(mut self, shift: IdShift) -> Self {
+        self.shift = Some(shift);
         self
     }
 }
