@@ -45,6 +45,8 @@ pub enum LossKind {
     SetId,
     /// A device node, which is missing.
     Device,
+    /// A socket, which is missing: only a program that listens at one can make it.
+    Socket,
     /// An ACL.
     Acl,
     /// An extended attribute of this namespace: `user`, `trusted`, `security`, `system`, `btrfs`, or an unknown one.
@@ -57,6 +59,7 @@ impl fmt::Display for LossKind {
             LossKind::Owner => f.write_str("owner"),
             LossKind::SetId => f.write_str("setuid or setgid"),
             LossKind::Device => f.write_str("device node"),
+            LossKind::Socket => f.write_str("socket"),
             LossKind::Acl => f.write_str("ACL"),
             LossKind::Xattr(namespace) => write!(f, "attribute in {namespace}"),
         }
@@ -85,6 +88,12 @@ impl Losses {
     /// The kinds of loss there were, in the order in which each was first met.
     pub fn iter(&self) -> impl Iterator<Item = &Loss> {
         self.losses.iter()
+    }
+
+    /// Adds what was lost elsewhere, of other kinds.
+    #[cfg(feature = "squashfs")]
+    pub(super) fn append(&mut self, mut other: Losses) {
+        self.losses.append(&mut other.losses);
     }
 
     /// Counts a loss at `path`, or refuses it.

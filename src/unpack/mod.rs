@@ -35,13 +35,19 @@ mod meta;
 mod options;
 mod path;
 mod shift;
+#[cfg(feature = "squashfs")]
+mod squashfs;
 mod tar;
 mod threads;
 mod tree;
 mod write;
 
+#[cfg(feature = "squashfs")]
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::BorrowedFd;
+#[cfg(feature = "squashfs")]
+use std::sync::{Arc, atomic::AtomicU64};
 
 pub use self::loss::{Loss, LossKind, Losses};
 pub use self::options::{DevicePolicy, Limits, LossPolicy, StripPrefix, Threads, UnpackOptions};
@@ -52,6 +58,8 @@ use self::crew::Crew;
 use self::disk::Disk;
 use self::entry::{Entry, Kind};
 use self::make::Maker;
+#[cfg(feature = "squashfs")]
+use self::squashfs::Squashfs;
 use self::tar::Tar;
 use self::threads::{with_chunks, with_crew};
 use self::write::Writer;
@@ -166,6 +174,46 @@ pub(crate) fn scan_stream(
         chunks.finish()?;
         Ok(tally)
     })
+}
+
+/// Unpacks the squashfs image in `file` into the directory `root`, open for reading.
+///
+/// `file` is a regular file or a block device; its position is neither used nor moved. Data is decoded by up to four threads, within a fixed
+/// window of memory; they are gone when this returns. Everything that squashfs holds is kept, with the attributes in `user`, `trusted` and
+/// `security`, but for sockets: nobody listens at them, so they are left out and counted as a loss.
+///
+/// # Errors
+/// As [`unpack`], with the offset in the image; [`Unsupported`](crate::ErrorKind::Unsupported) for another version than 4.0, and for a compressor
+/// that is not built in: `xz` and `lz4` have features of their own.
+#[cfg(feature = "squashfs")]
+pub fn unpack_squashfs(file: &File, root: BorrowedFd<'_>, options: &UnpackOptions, hooks: &mut dyn Hooks) -> Result<Unpacked> {
+    unpack_squashfs_counted(file, root, options, hooks, &Arc::default())
+}
+
+/// The same; `consumed` is kept at the number of bytes of the image that have been read as file data.
+#[cfg(feature = "squashfs")]
+pub(crate) fn unpack_squashfs_counted(
+    file: &File,
+    root: BorrowedFd<'_>,
+    options: &UnpackOptions,
+    hooks: &mut dyn Hooks,
+    consumed: &Arc<AtomicU64>,
+) -> Result<Unpacked> {
+    with_crew(options.threads, |crew, maker| {
+        let mut archive = Squashfs::open(file, options, consumed)?;
+        let mut unpacked = unpack_archive(&mut archive, root, options, hooks, crew, maker)?;
+        unpacked.losses.append(archive.into_losses());
+        Ok(unpacked)
+    })
+}
+
+/// Reads the squashfs image in `file` to its end and writes nothing, as [`scan`] does a tar stream.
+///
+/// # Errors
+/// As [`unpack_squashfs`], without those of the disk.
+#[cfg(feature = "squashfs")]
+pub fn scan_squashfs(file: &File, options: &UnpackOptions, hooks: &mut dyn Hooks) -> Result<Tally> {
+    scan_archive(&mut Squashfs::open(file, options, &Arc::default())?, options, hooks)
 }
 
 /// Unpacks an archive of any format, as [`unpack`] does a tar stream.
