@@ -17,6 +17,8 @@ pub(crate) mod remove;
 #[cfg(feature = "dir")]
 pub(crate) mod rename;
 #[cfg(feature = "tar")]
+pub(crate) mod sync;
+#[cfg(feature = "tar")]
 pub(crate) mod umask;
 #[cfg(any(feature = "dir", feature = "tar"))]
 #[cfg_attr(not(feature = "dir"), allow(dead_code, reason = "the unpacker removes trees, and needs no more of it"))]

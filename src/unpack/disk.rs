@@ -13,7 +13,7 @@ use super::crew::{Crew, Job};
 use super::entry::EntryPath;
 use super::loss::{LossKind, Losses};
 use super::make::Maker;
-use super::options::LossPolicy;
+use super::options::{LossPolicy, UnpackOptions, Writeback};
 use super::{Hooks, Tally};
 use crate::error::{Error, ErrorKind, Result, Space};
 use crate::size::ByteSize;
@@ -39,6 +39,9 @@ pub(super) struct Disk<'a> {
     on_their_way: HashSet<u64>,
     hasher: RandomState,
     policy: LossPolicy,
+    pub(super) writeback: Writeback,
+    /// Whose the directories are that the archive implies; `None`: the caller's.
+    pub(super) implied_owner: Option<(u32, u32)>,
     hooks: &'a mut dyn Hooks,
     untold: u64,
 }
@@ -46,7 +49,7 @@ pub(super) struct Disk<'a> {
 impl<'a> Disk<'a> {
     pub(super) fn new(
         root: BorrowedFd<'a>,
-        policy: LossPolicy,
+        options: &UnpackOptions,
         hooks: &'a mut dyn Hooks,
         crew: Option<Crew<'a>>,
         maker: &'a Maker<'a>,
@@ -63,7 +66,9 @@ impl<'a> Disk<'a> {
             crew: crew.filter(|_| privileged),
             on_their_way: HashSet::new(),
             hasher: RandomState::new(),
-            policy,
+            policy: options.losses,
+            writeback: options.writeback,
+            implied_owner: options.shift.as_ref().and_then(|shift| shift.root()),
             hooks,
             untold: 0,
         }

@@ -50,7 +50,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, atomic::AtomicU64};
 
 pub use self::loss::{Loss, LossKind, Losses};
-pub use self::options::{DevicePolicy, Limits, LossPolicy, StripPrefix, Threads, UnpackOptions};
+pub use self::options::{DevicePolicy, Limits, LossPolicy, StripPrefix, Threads, UnpackOptions, Writeback};
 pub use self::shift::{IdMap, IdRange, IdShift, Outside};
 
 use self::archive::Archive;
@@ -225,7 +225,7 @@ fn unpack_archive(
     crew: Option<Crew<'_>>,
     maker: &Maker<'_>,
 ) -> Result<Unpacked> {
-    let mut writer = Writer::new(Disk::new(root, options.losses, hooks, crew, maker), options)?;
+    let mut writer = Writer::new(Disk::new(root, options, hooks, crew, maker), options)?;
     each(archive, options, |entry, archive| writer.entry(entry, archive))?;
     writer.finish()
 }
@@ -258,7 +258,8 @@ fn each(
     while let Some(entry) = archive.next()? {
         let Some(mut entry) = path::select(entry, options.strip.as_ref())? else { continue };
         found = true;
-        let done = act(&mut entry, archive);
+        let shifted = options.shift.as_ref().map_or(Ok(()), |shift| shift.apply(&mut entry));
+        let done = shifted.and_then(|()| act(&mut entry, archive));
         done.map_err(|error| error.with_context("entry", &entry.path).with_context("offset", entry.offset))?;
     }
     if found {

@@ -29,6 +29,8 @@ pub struct UnpackOptions {
     pub root: RootMetadata,
     /// Which threads do the work.
     pub threads: Threads,
+    /// When what is written goes to the disk.
+    pub writeback: Writeback,
     /// How owners are shifted into the range of ids that a container has on the host; `None`: they are taken as they are.
     pub shift: Option<IdShift>,
 }
@@ -42,6 +44,7 @@ impl Default for UnpackOptions {
             strip: None,
             root: RootMetadata::FromImage,
             threads: Threads::default(),
+            writeback: Writeback::default(),
             shift: None,
         }
     }
@@ -92,6 +95,13 @@ impl UnpackOptions {
     #[must_use]
     pub fn with_threads(mut self, threads: Threads) -> Self {
         self.threads = threads;
+        self
+    }
+
+    /// Sets [`UnpackOptions::writeback`].
+    #[must_use]
+    pub fn with_writeback(mut self, writeback: Writeback) -> Self {
+        self.writeback = writeback;
         self
     }
 
@@ -195,6 +205,17 @@ pub enum LossPolicy {
     Report,
     /// The first one is an error of the kind [`ErrorKind::Lossy`].
     Refuse,
+}
+
+/// When what is written goes to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Writeback {
+    /// When the kernel sees fit.
+    #[default]
+    Later,
+    /// As soon as a file of some size is complete, so that the disk is at work meanwhile: for a caller who syncs at the end.
+    Early,
 }
 
 /// Which threads unpack.

@@ -209,7 +209,6 @@ impl IdShift {
     /// # Errors
     /// [`ErrorKind::Lossy`] for an id outside the map, by policy; [`ErrorKind::InvalidImage`] for an ACL or a capability that is malformed. The entry
     /// is of no use then.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the loop over the entries is about to call it"))]
     pub(super) fn apply(&self, entry: &mut Entry) -> Result<()> {
         entry.uid = self.id(Who::User, entry.uid)?.host;
         entry.gid = self.id(Who::Group, entry.gid)?.host;

@@ -268,7 +268,8 @@ impl Tree {
         let stat = match stat {
             Ok(stat) => stat,
             Err(Errno::ENOENT) => {
-                return self.make_directory(disk, name, Metadata { mode: IMPLIED_MODE, ..Metadata::default() });
+                let owner = disk.implied_owner;
+                return self.make_directory(disk, name, Metadata { mode: IMPLIED_MODE, owner, ..Metadata::default() });
             }
             Err(error) => return Err(cannot_use(error)),
         };

@@ -19,15 +19,19 @@ use super::entry::{Content, Entry, EntryPath, Kind, Segment};
 use super::loss::LossKind;
 use super::make::{Dir, Made, Plain};
 use super::meta::{Metadata, Object};
-use super::options::{DevicePolicy, UnpackOptions};
+use super::options::{DevicePolicy, UnpackOptions, Writeback};
 use super::tree::Tree;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::sync::start_writeback;
 use crate::volume::RootMetadata;
 
 /// Bytes spent on remembering device nodes that were not made.
 const MISSING_MAX: usize = 1 << 20;
 /// The largest file that is left to the crew: small enough that it has all come before it is begun.
 const CREW_FILE_MAX: u64 = 128 << 10;
+
+/// The smallest file whose writing back is begun early: of less, the calls cost more than the disk gains.
+const EARLY_MIN: u64 = 256 << 10;
 
 /// Writes entries below a root.
 pub(super) struct Writer<'a> {
@@ -91,6 +95,9 @@ impl<'a> Writer<'a> {
                 let maker = self.disk.maker;
                 let (file, made) = self.disk.make(dir, name, || maker.file(&shared_dir, name, mode))?;
                 self.content(&file, content, archive)?;
+                if self.disk.writeback == Writeback::Early && content.size >= EARLY_MIN {
+                    start_writeback(file.as_fd());
+                }
                 self.disk.finish_file(file.as_fd(), &entry.path, made, plain, &metadata)
             }
             Kind::Symlink(target) => {
