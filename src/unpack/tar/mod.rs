@@ -180,6 +180,8 @@ impl<'a> Tar<'a> {
         self.begin_data(if has_data { size } else { 0 });
         if is_directory || kind == b'D' {
             self.count_data()?;
+            // It is no file's: passed over, as the padding after it is.
+            self.padding = self.padding.saturating_add(std::mem::take(&mut self.data));
         }
 
         let uid = extensions.uid.or(self.global.uid).map_or_else(|| owner(&header.as_old().uid), Ok)?;

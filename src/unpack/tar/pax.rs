@@ -27,6 +27,8 @@ pub(super) struct Extensions {
     pub(super) lost_acls: Vec<LostAcl>,
     /// Those that libarchive writes in a form of its own, besides the common one.
     archive_xattrs: Vec<(CString, Vec<u8>)>,
+    /// The names in the common form of those that libarchive escapes there too, as no one else does.
+    archive_twins: Vec<CString>,
     pub(super) sparse: Sparse,
 }
 
@@ -61,9 +63,13 @@ impl Extensions {
             return set_xattr(&mut self.xattrs, gnu_decode(name), value.to_vec());
         }
         if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
-            let name = percent_decode(name).ok_or_else(|| invalid("an escape is malformed"))?;
+            let decoded = percent_decode(name).ok_or_else(|| invalid("an escape is malformed"))?;
             let value = base64_decode(value).ok_or_else(|| invalid("a value is not base64"))?;
-            return set_xattr(&mut self.archive_xattrs, name, value);
+            let twin = gnu_decode(name);
+            if twin != decoded && self.archive_twins.len() < XATTRS_MAX {
+                self.archive_twins.extend(CString::new(twin));
+            }
+            return set_xattr(&mut self.archive_xattrs, decoded, value);
         }
         match key {
             b"path" => self.path = text(value)?,
@@ -118,6 +124,7 @@ impl Extensions {
     /// All extended attributes, each once.
     pub(super) fn take_xattrs(&mut self) -> Vec<(CString, Vec<u8>)> {
         let mut xattrs = std::mem::take(&mut self.xattrs);
+        xattrs.retain(|(name, _)| !self.archive_twins.contains(name));
         for (name, value) in std::mem::take(&mut self.archive_xattrs) {
             if !xattrs.iter().any(|(known, _)| *known == name) {
                 xattrs.push((name, value));
@@ -270,6 +277,8 @@ mod tests {
             record("SCHILY.xattr.user.a", b"1\n\x002"),
             record("LIBARCHIVE.xattr.user.a", b"b3RoZXI"),
             record("LIBARCHIVE.xattr.user.b%3d", b"AAE="),
+            record("SCHILY.xattr.user.%C3%A9", b"x"),
+            record("LIBARCHIVE.xattr.user.%C3%A9", b"eA"),
             record("SCHILY.xattr.user.c%3D%25%41", b"x"),
             record("comment", b"x"),
         ])
@@ -279,7 +288,12 @@ mod tests {
         assert_eq!(found.mtime, Some(Timestamp { seconds: 1, nanoseconds: 500_000_000 }));
         assert_eq!(
             found.take_xattrs(),
-            [(c"user.a".into(), b"1\n\x002".to_vec()), (c"user.c=%%41".into(), b"x".to_vec()), (c"user.b=".into(), vec![0, 1])]
+            [
+                (c"user.a".into(), b"1\n\x002".to_vec()),
+                (c"user.c=%%41".into(), b"x".to_vec()),
+                (c"user.b=".into(), vec![0, 1]),
+                (c"user.\u{e9}".into(), b"x".to_vec())
+            ]
         );
         assert_eq!(read(&[record("size", b"1"), record("size", b"")]).unwrap().size, None);
     }
