@@ -189,7 +189,12 @@ pub(crate) fn contestants(case: &Case, programs: &Programs, image: &Path, direct
             line.words.push(directory.into());
             line.words.extend(flags.split(' ').map(OsString::from));
             line.words.push(image.into());
-            contestants.push(Contestant { name: format!("unsquashfs {flags}"), group: Group::Managers, line, figures: Source::Outside });
+            contestants.push(Contestant {
+                name: format!("unsquashfs {flags}"),
+                group: Group::Managers,
+                line,
+                figures: Source::Outside,
+            });
         }
         return contestants;
     }
@@ -209,12 +214,10 @@ pub(crate) fn contestants(case: &Case, programs: &Programs, image: &Path, direct
     line.words.extend([image.into(), "-C".into(), directory.into()]);
     line.words.extend(["--numeric-owner", "--acls", "--xattrs"].map(OsString::from));
     contestants.push(Contestant { name: "bsdtar -xpf".into(), group: Group::Bsdtar, line, figures: Source::Outside });
-    if case.file != "rootfs.tar.xz" {
-        contestants.push(all.this("tar crate", Group::TarCrate, Source::Outside, &["tar-crate"]));
-    }
+    contestants.push(all.this("tar crate", Group::TarCrate, Source::Outside, "tar-crate"));
     if case.bound.is_some() {
-        contestants.push(all.this("decompressing alone", Group::Decoding, Source::Itself, &["decode"]));
-        contestants.push(all.this("creating alone", Group::Creating, Source::Itself, &["create"]));
+        contestants.push(all.this("decompressing alone", Group::Decoding, Source::Itself, "decode"));
+        contestants.push(all.this("creating alone", Group::Creating, Source::Itself, "create"));
     }
     contestants
 }
@@ -231,10 +234,9 @@ impl Everyone<'_> {
     }
 
     /// A mode of this program.
-    fn this(&self, name: &str, group: Group, figures: Source, mode: &[&str]) -> Contestant {
+    fn this(&self, name: &str, group: Group, figures: Source, mode: &str) -> Contestant {
         let mut line = self.line(&[self.this]);
-        line.words.extend(mode.iter().map(OsString::from));
-        line.words.extend([self.image.into(), self.directory.into()]);
+        line.words.extend([mode.into(), self.image.into(), self.directory.into()]);
         Contestant { name: name.into(), group, line, figures }
     }
 
@@ -254,8 +256,7 @@ impl Everyone<'_> {
         // Quoted for the shell, that expands no pattern.
         let flags: Vec<_> = TAR.split_whitespace().map(|flag| format!("'{flag}'")).collect();
         let keep: Vec<_> = TAR_KEEP.split_whitespace().map(|flag| format!("'{flag}'")).collect();
-        let script =
-            format!("set -o pipefail; {command} < \"$1\" | tar {} -C \"$2\" {} -xf -", flags.join(" "), keep.join(" "));
+        let script = format!("set -o pipefail; {command} < \"$1\" | tar {} -C \"$2\" {} -xf -", flags.join(" "), keep.join(" "));
         let mut line = self.line(&["bash", "-c", &script, "bash"]);
         line.words.extend([self.image.into(), self.directory.into()]);
         Contestant { name: format!("{command} | tar -xf -"), group: Group::Managers, line, figures: Source::Outside }

@@ -25,8 +25,10 @@ fn decoder(path: &Path) -> io::Result<Box<dyn Read>> {
     Ok(match path.extension().and_then(|extension| extension.to_str()) {
         Some("zst") => Box::new(zstd::Decoder::with_buffer(file)?),
         Some("gz") => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
+        #[cfg(feature = "xz")]
+        Some("xz") => Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(file)),
         Some("tar") => Box::new(file),
-        _ => return Err(io::Error::new(io::ErrorKind::Unsupported, "a tar stream, plain or of gzip or zstd")),
+        _ => return Err(io::Error::new(io::ErrorKind::Unsupported, "no tar stream that this build decompresses")),
     })
 }
 
@@ -152,8 +154,12 @@ fn make(items: &[Item], root: OwnedFd) -> Result<(), Failure> {
                 linkat(&above[0].0, item.target.as_path(), parent, name, AtFlags::empty())?;
                 continue;
             }
-            EntryType::Char => mknodat(parent, name, SFlag::S_IFCHR, item.mode, makedev(item.device.0.into(), item.device.1.into()))?,
-            EntryType::Block => mknodat(parent, name, SFlag::S_IFBLK, item.mode, makedev(item.device.0.into(), item.device.1.into()))?,
+            EntryType::Char => {
+                mknodat(parent, name, SFlag::S_IFCHR, item.mode, makedev(item.device.0.into(), item.device.1.into()))?
+            }
+            EntryType::Block => {
+                mknodat(parent, name, SFlag::S_IFBLK, item.mode, makedev(item.device.0.into(), item.device.1.into()))?
+            }
             EntryType::Fifo => mknodat(parent, name, SFlag::S_IFIFO, item.mode, 0)?,
             _ => {
                 let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

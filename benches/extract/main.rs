@@ -31,6 +31,10 @@ struct Arguments {
     #[arg(long = "case", value_name = "TEXT")]
     cases: Vec<String>,
 
+    /// Only the contestants whose name holds this, as in reroot or pigz; may be repeated. Ours always runs.
+    #[arg(long = "contestant", value_name = "TEXT")]
+    contestants: Vec<String>,
+
     /// How often each contestant runs, after once to warm up.
     #[arg(long, default_value_t = 7)]
     rounds: usize,
@@ -112,7 +116,7 @@ fn bench(arguments: &Arguments) -> Result<(), String> {
         return memory::main(&programs, &images, &arguments.disk).map_err(|error| error.to_string());
     }
     println!("{}", table::machine(rounds, seed));
-    let mut runner = Runner::new(programs, folders, rounds, seed);
+    let mut runner = Runner::new(programs, folders, arguments.contestants.clone(), rounds, seed);
     let mut measured = Vec::new();
     for case in &cases {
         eprintln!("{} ...", case.name());
@@ -169,9 +173,12 @@ fn folders(cases: &[Case]) -> Result<BTreeMap<&'static str, PathBuf>, String> {
 
 /// A mount namespace of our own, with a memory of our own for the file systems in files: what is in them goes with us, however we go.
 fn own_mounts() -> Result<(), String> {
-    unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| format!("cannot have mounts of its own: {errno}; the benchmarks need root"))?;
+    unshare(CloneFlags::CLONE_NEWNS)
+        .map_err(|errno| format!("cannot have mounts of its own: {errno}; the benchmarks need root"))?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(|errno| format!("cannot make the mounts private: {errno}"))?;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+        .map_err(|errno| format!("cannot make the mounts private: {errno}"))?;
     let tmpfs = Some("tmpfs");
-    mount(tmpfs, "/dev/shm", tmpfs, MsFlags::empty(), Some("size=90%")).map_err(|errno| format!("cannot mount on /dev/shm: {errno}"))
+    mount(tmpfs, "/dev/shm", tmpfs, MsFlags::empty(), Some("size=90%"))
+        .map_err(|errno| format!("cannot mount on /dev/shm: {errno}"))
 }

@@ -31,6 +31,8 @@ pub(crate) struct Contested {
 pub(crate) struct Runner {
     programs: Programs,
     folders: BTreeMap<&'static str, PathBuf>,
+    /// Parts of names; none: everyone runs.
+    chosen: Vec<String>,
     rounds: usize,
     random: u64,
     /// What the trees have to be, by image and by whether it is a squashfs.
@@ -38,8 +40,14 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    pub(crate) fn new(programs: Programs, folders: BTreeMap<&'static str, PathBuf>, rounds: usize, seed: u64) -> Self {
-        Runner { programs, folders, rounds, random: seed | 1, references: BTreeMap::new() }
+    pub(crate) fn new(
+        programs: Programs,
+        folders: BTreeMap<&'static str, PathBuf>,
+        chosen: Vec<String>,
+        rounds: usize,
+        seed: u64,
+    ) -> Self {
+        Runner { programs, folders, chosen, rounds, random: seed | 1, references: BTreeMap::new() }
     }
 
     pub(crate) fn case(&mut self, case: &Case) -> Result<Results, String> {
@@ -49,11 +57,17 @@ impl Runner {
         warm().map_err(|error| format!("{}: {error}", image.display()))?;
         self.reference(case)?;
         let names = contestants(case, &self.programs, &image, Path::new("/"));
-        let contested = |one: &Contestant| Contested { name: one.name.clone(), group: one.group, samples: Vec::new(), lost: String::new() };
+        let contested =
+            |one: &Contestant| Contested { name: one.name.clone(), group: one.group, samples: Vec::new(), lost: String::new() };
         let mut results = Results { case: case.clone(), all: names.iter().map(contested).collect() };
         // The first round warms up, and shows who keeps what; those who cannot do it at all are left out of the others.
         let mut able = Vec::new();
         for index in 0..names.len() {
+            let chosen = self.chosen.is_empty() || self.chosen.iter().any(|text| names[index].name.contains(text.as_str()));
+            if !chosen && names[index].group != Group::Ours {
+                results.all[index].lost = "not run".into();
+                continue;
+            }
             match self.once(case, &image, index, Check::Show) {
                 Ok((_, lost)) => {
                     results.all[index].lost = lost;
@@ -67,7 +81,9 @@ impl Runner {
             self.shuffle(&mut able);
             for &index in &able {
                 let check = if names[index].group == Group::Ours { Check::Demand } else { Check::No };
-                let (figures, _) = self.once(case, &image, index, check).map_err(|error| format!("{}: {}: {error}", case.name(), names[index].name))?;
+                let (figures, _) = self
+                    .once(case, &image, index, check)
+                    .map_err(|error| format!("{}: {}: {error}", case.name(), names[index].name))?;
                 results.all[index].samples.push(figures);
             }
         }

@@ -15,7 +15,8 @@ const MIB: f64 = 1024.0;
 /// On what, and how.
 pub(crate) fn machine(rounds: usize, seed: u64) -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")).map_or("", |rest| rest.trim_start_matches(['\t', ' ', ':']));
+    let model =
+        cpus.lines().find_map(|line| line.strip_prefix("model name")).map_or("", |rest| rest.trim_start_matches(['\t', ' ', ':']));
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or("?");
@@ -110,11 +111,8 @@ fn row(results: &Results, group: Group) -> String {
         let best = |all: &[&Contested]| all.iter().filter_map(|one| of(&one.samples)).reduce(f64::min);
         Some(best(&theirs)? / best(&ours)?)
     };
-    let columns: [(Option<f64>, fn(&Target) -> Option<f64>); 3] = [
-        (ratio(wall), |target| target.wall),
-        (ratio(processor), |target| target.processor),
-        (ratio(peak), |target| target.memory),
-    ];
+    let columns: [(Option<f64>, fn(&Target) -> Option<f64>); 3] =
+        [(ratio(wall), |target| target.wall), (ratio(processor), |target| target.processor), (ratio(peak), |target| target.memory)];
     let mut met = true;
     let mut demanded = false;
     let mut cells = Vec::new();
@@ -143,7 +141,10 @@ fn bound(results: &Results) -> Option<String> {
     let bound = (decoding + creating) / cores() as f64;
     let distance = ours / bound;
     let name = results.case.name();
-    Some(format!("| {name} | {decoding:.2} | {creating:.2} | {bound:.2} | {ours:.2} | {distance:.2} ({most}) | {} |\n", yes(distance <= most)))
+    Some(format!(
+        "| {name} | {decoding:.2} | {creating:.2} | {bound:.2} | {ours:.2} | {distance:.2} ({most}) | {} |\n",
+        yes(distance <= most)
+    ))
 }
 
 fn yes(met: bool) -> &'static str {
@@ -162,6 +163,7 @@ pub(crate) fn write_json(file: &Path, all: &[Results], seed: u64) -> Result<(), 
             json!({ "case": results.case.name(), "contestants": contestants })
         })
         .collect();
-    let text = serde_json::to_string_pretty(&json!({ "seed": seed, "cores": cores(), "cases": cases })).map_err(|error| error.to_string())?;
+    let text = serde_json::to_string_pretty(&json!({ "seed": seed, "cores": cores(), "cases": cases }))
+        .map_err(|error| error.to_string())?;
     fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))
 }
