@@ -11,6 +11,8 @@ mod format;
 mod source;
 #[cfg(feature = "tar")]
 mod stream;
+#[cfg(feature = "tar")]
+mod unpack;
 
 #[cfg(feature = "tar")]
 pub use self::{decode::Decoding, format::Format};

@@ -1,0 +1,55 @@
+//! Unpacks an image into a directory, without a volume: `unpack IMAGE DIRECTORY`.
+
+mod cli;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use reroot::unpack::{NoHooks, UnpackOptions, Unpacked};
+use reroot::{CancelToken, Error, Image, Result};
+
+/// Unpacks an image into a directory that exists. What is in it stays, but for what the image replaces.
+///
+/// Exit status: 0 unpacked; 1 failed, and the directory holds what was unpacked until then; 2 usage.
+#[derive(Parser)]
+struct Arguments {
+    /// The image: any format that this build reads.
+    image: PathBuf,
+
+    /// The directory that becomes the root.
+    directory: PathBuf,
+
+    /// Return when all of it is on disk.
+    #[arg(long)]
+    sync: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match unpack(&arguments) {
+        Ok(unpacked) if unpacked.losses.is_empty() => ExitCode::SUCCESS,
+        Ok(unpacked) => {
+            eprintln!("warning: {}", unpacked.losses);
+            ExitCode::SUCCESS
+        }
+        Err(error) => cli::Output::Text.fail(&error),
+    }
+}
+
+fn unpack(arguments: &Arguments) -> Result<Unpacked> {
+    let root = open(&arguments.directory)?;
+    let mut image = Image::open(&arguments.image)?;
+    let patience = Duration::from_secs(60);
+    let (unpacked, _) = image.unpack(&root, &UnpackOptions::new(), &mut NoHooks, &CancelToken::new(), patience)?;
+    if arguments.sync {
+        nix::unistd::syncfs(&root).map_err(|errno| Error::io("unpack", "the file system cannot be synced", errno))?;
+    }
+    Ok(unpacked)
+}
+
+fn open(directory: &Path) -> Result<File> {
+    File::open(directory).map_err(|error| Error::io("unpack", "the directory cannot be opened", error))
+}
