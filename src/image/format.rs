@@ -221,7 +221,7 @@ fn check_lzma_header(start: &[u8]) -> Result<(), String> {
 }
 
 /// Whether a block passes for a tar header by its checksum, or for the zeros of an archive without entries.
-fn is_tar_header(block: &[u8]) -> bool {
+pub(super) fn is_tar_header(block: &[u8]) -> bool {
     let Some(block) = block.get(..512) else { return false };
     if block.iter().all(|&byte| byte == 0) {
         return true;

@@ -49,6 +49,10 @@ impl Position {
     pub(crate) fn bytes(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+
+    pub(super) fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 /// A buffered reader over an [`Input`]. Every error it returns is a [`crate::Error`] inside an [`io::Error`].
@@ -77,6 +81,20 @@ impl Source {
             cancel,
             patience,
         }
+    }
+
+    /// Counts what is taken from here on in `position`, which others may count in too.
+    #[must_use]
+    pub(super) fn counting_in(mut self, position: Position) -> Self {
+        self.consumed = position;
+        self
+    }
+
+    /// Goes on with a digest that others began.
+    #[must_use]
+    pub(super) fn hashing_after(mut self, hasher: Hasher) -> Self {
+        self.hasher = hasher;
+        self
     }
 
     /// How many bytes the decoder has taken so far.
@@ -168,7 +186,7 @@ impl BufRead for Source {
     fn consume(&mut self, length: usize) {
         let length = length.min(self.end - self.start);
         self.start += length;
-        self.consumed.0.fetch_add(length as u64, Ordering::Relaxed);
+        self.consumed.add(length as u64);
     }
 }
 

@@ -29,11 +29,14 @@ mod chunks;
 mod crew;
 mod disk;
 mod entry;
+#[cfg(feature = "oci")]
+mod layer;
 mod loss;
 mod make;
 mod meta;
 mod options;
 mod path;
+mod select;
 mod shift;
 #[cfg(feature = "squashfs")]
 mod squashfs;
@@ -53,17 +56,22 @@ pub use self::loss::{Loss, LossKind, Losses};
 pub use self::options::{DevicePolicy, Limits, LossPolicy, StripPrefix, Threads, UnpackOptions, Writeback};
 pub use self::shift::{IdMap, IdRange, IdShift, Outside};
 
+#[cfg(feature = "oci")]
+pub(crate) use self::layer::{Layers, scan_layers, unpack_layers};
+pub(crate) use self::options::Unified;
+
 use self::archive::Archive;
 use self::crew::Crew;
 use self::disk::Disk;
 use self::entry::{Entry, Kind};
 use self::make::Maker;
+use self::select::Selection;
 #[cfg(feature = "squashfs")]
 use self::squashfs::Squashfs;
 use self::tar::Tar;
 use self::threads::{with_chunks, with_crew};
 use self::write::Writer;
-use crate::error::{Error, ErrorKind, Result, Space};
+use crate::error::{Error, Result, Space};
 use crate::size::ByteSize;
 
 /// Follows an unpacking, and may stop it. Called by one thread at a time.
@@ -226,48 +234,60 @@ fn unpack_archive(
     maker: &Maker<'_>,
 ) -> Result<Unpacked> {
     let mut writer = Writer::new(Disk::new(root, options, hooks, crew, maker), options)?;
-    each(archive, options, |entry, archive| writer.entry(entry, archive))?;
+    let mut selection = Selection::new(options);
+    each(archive, options, &mut selection, |entry, archive| writer.entry(entry, archive))?;
+    selection.finish()?;
     writer.finish()
 }
 
 /// Reads an archive of any format, as [`scan`] does a tar stream.
 fn scan_archive(archive: &mut dyn Archive, options: &UnpackOptions, hooks: &mut dyn Hooks) -> Result<Tally> {
     let mut tally = Tally::default();
-    each(archive, options, |entry, archive| {
-        tally.entries += 1;
-        hooks.entry(&tally)?;
-        if let Kind::CharDevice { .. } | Kind::BlockDevice { .. } = entry.kind {
-            write::check_device(options.devices)?;
-        }
-        while let Some(piece) = archive.piece()? {
-            tally.bytes = tally.bytes.saturating_add(ByteSize::from_bytes(piece.len() as u64));
-            hooks.entry(&tally)?;
-        }
-        Ok(())
-    })?;
+    let mut selection = Selection::new(options);
+    each(archive, options, &mut selection, |entry, archive| scan_entry(entry, archive, options, &mut tally, hooks))?;
+    selection.finish()?;
     Ok(tally)
 }
 
-/// Calls `act` with every entry that is to be unpacked, in its place below the root.
+/// Counts an entry and its data, and checks what does not depend on the disk.
+fn scan_entry(
+    entry: &Entry,
+    archive: &mut dyn Archive,
+    options: &UnpackOptions,
+    tally: &mut Tally,
+    hooks: &mut dyn Hooks,
+) -> Result<()> {
+    tally.entries += 1;
+    hooks.entry(tally)?;
+    if let Kind::CharDevice { .. } | Kind::BlockDevice { .. } = entry.kind {
+        write::check_device(options.devices)?;
+    }
+    // An entry that was held back comes when what can be read is already of the next one.
+    while let Kind::File(_) = entry.kind
+        && let Some(piece) = archive.piece()?
+    {
+        tally.bytes = tally.bytes.saturating_add(ByteSize::from_bytes(piece.len() as u64));
+        hooks.entry(tally)?;
+    }
+    Ok(())
+}
+
+/// Calls `act` with every entry that is to be unpacked, in its place below the root and with the owner it is to have.
 fn each(
     archive: &mut dyn Archive,
     options: &UnpackOptions,
+    selection: &mut Selection,
     mut act: impl FnMut(&mut Entry, &mut dyn Archive) -> Result<()>,
 ) -> Result<()> {
-    let mut found = false;
-    while let Some(entry) = archive.next()? {
-        let Some(mut entry) = path::select(entry, options.strip.as_ref())? else { continue };
-        found = true;
+    let mut act = |mut entry: Entry, archive: &mut dyn Archive| {
         let shifted = options.shift.as_ref().map_or(Ok(()), |shift| shift.apply(&mut entry));
         let done = shifted.and_then(|()| act(&mut entry, archive));
-        done.map_err(|error| error.with_context("entry", &entry.path).with_context("offset", entry.offset))?;
-    }
-    if found {
-        return Ok(());
-    }
-    let message = match &options.strip {
-        None => "the image holds no entries".to_owned(),
-        Some(prefix) => format!("the image holds nothing below {prefix}"),
+        done.map_err(|error| error.with_context("entry", &entry.path).with_context("offset", entry.offset))
     };
-    Err(Error::new(ErrorKind::InvalidImage, "unpack", message))
+    while let Some(entry) = archive.next()? {
+        for entry in selection.select(entry)?.into_iter().flatten() {
+            act(entry, archive)?;
+        }
+    }
+    selection.held().map_or(Ok(()), |top| act(top, archive))
 }

@@ -33,6 +33,8 @@ pub struct UnpackOptions {
     pub writeback: Writeback,
     /// How owners are shifted into the range of ids that a container has on the host; `None`: they are taken as they are.
     pub shift: Option<IdShift>,
+    /// Whether the archive is an LXD image, whose root is its folder `rootfs`. Without meaning where a folder is named.
+    pub(crate) unified: Unified,
 }
 
 impl Default for UnpackOptions {
@@ -46,6 +48,7 @@ impl Default for UnpackOptions {
             threads: Threads::default(),
             writeback: Writeback::default(),
             shift: None,
+            unified: Unified::No,
         }
     }
 }
@@ -230,6 +233,17 @@ pub enum Threads {
     Caller,
 }
 
+/// Whether an archive is an LXD image in one piece: `metadata.yaml`, perhaps `templates/`, and the root in `rootfs/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unified {
+    /// Its top is the root.
+    No,
+    /// Its first entries tell.
+    Detect,
+    /// It is one.
+    Yes,
+}
+
 /// A folder of an archive that becomes the root. What lies outside it is left out.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct StripPrefix(EntryPath);
@@ -242,6 +256,11 @@ impl StripPrefix {
 
     pub(super) fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
+    }
+
+    /// The folder of an LXD image that is its root.
+    pub(super) fn rootfs() -> Self {
+        StripPrefix(EntryPath::new_unchecked(b"rootfs".to_vec()))
     }
 }
 

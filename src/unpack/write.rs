@@ -35,8 +35,8 @@ const EARLY_MIN: u64 = 256 << 10;
 
 /// Writes entries below a root.
 pub(super) struct Writer<'a> {
-    disk: Disk<'a>,
-    tree: Tree,
+    pub(super) disk: Disk<'a>,
+    pub(super) tree: Tree,
     devices: DevicePolicy,
     root: RootMetadata,
     missing: Missing,
