@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::digest::Sha256;
 use crate::error::{Error, ErrorKind, Result};
+use crate::image::Layout;
 use crate::text::{Escaped, percent_decode};
 
 /// What filled a root, so that it can be rebuilt from its original image.
@@ -19,10 +20,13 @@ use crate::text::{Escaped, percent_decode};
 pub struct ImageRecord {
     /// Where the image came from.
     pub origin: Origin,
-    /// The digest of the image as it was read, compressed.
+    /// The digest of the image as it was read, compressed. Of an image in layers it is that of its manifest, and of an LXD image in two files that of
+    /// the metadata and then the root, which is LXD's fingerprint.
     pub digest: Option<Sha256>,
     /// The folder of the image that became the root, if not its top.
     pub strip: Option<PathBuf>,
+    /// The layout that its caller said the image has.
+    pub layout: Layout,
     /// When the root was sealed, to the second.
     pub time: SystemTime,
 }
@@ -34,8 +38,15 @@ pub struct ImageRecord {
 pub enum Origin {
     /// No image: the root was made empty.
     Empty,
-    /// A file, by its absolute path.
+    /// A file, or the directory of an OCI image layout, by its absolute path.
     File(PathBuf),
+    /// An LXD image in two files, by their absolute paths.
+    Split {
+        /// The metadata's tarball.
+        metadata: PathBuf,
+        /// The root, as a tarball or a squashfs.
+        rootfs: PathBuf,
+    },
     /// A stream, by the name its caller gave it.
     Stream(String),
 }
@@ -45,6 +56,9 @@ impl fmt::Display for Origin {
         match self {
             Origin::Empty => f.write_str("nothing"),
             Origin::File(path) => Escaped::from(path.as_path()).fmt(f),
+            Origin::Split { metadata, rootfs } => {
+                write!(f, "{} and {}", Escaped::from(metadata.as_path()), Escaped::from(rootfs.as_path()))
+            }
             Origin::Stream(name) => Escaped(name.as_bytes()).fmt(f),
         }
     }
@@ -56,7 +70,7 @@ impl ImageRecord {
     /// A record without a digest, of now.
     pub fn new(origin: Origin) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        ImageRecord { origin, digest: None, strip: None, time: UNIX_EPOCH + Duration::from_secs(now) }
+        ImageRecord { origin, digest: None, strip: None, layout: Layout::Detect, time: UNIX_EPOCH + Duration::from_secs(now) }
     }
 
     /// Sets [`ImageRecord::digest`].
@@ -70,6 +84,13 @@ impl ImageRecord {
     #[must_use]
     pub fn with_strip(mut self, strip: &Path) -> Self {
         self.strip = Some(strip.to_owned());
+        self
+    }
+
+    /// Sets [`ImageRecord::layout`].
+    #[must_use]
+    pub fn with_layout(mut self, layout: Layout) -> Self {
+        self.layout = layout;
         self
     }
 
@@ -92,6 +113,10 @@ impl ImageRecord {
         match &self.origin {
             Origin::Empty => line("empty", b""),
             Origin::File(path) => line("file", path.as_os_str().as_bytes()),
+            Origin::Split { metadata, rootfs } => {
+                line("metadata", metadata.as_os_str().as_bytes());
+                line("rootfs", rootfs.as_os_str().as_bytes());
+            }
             Origin::Stream(name) => line("stream", name.as_bytes()),
         }
         if let Some(digest) = &self.digest {
@@ -99,6 +124,9 @@ impl ImageRecord {
         }
         if let Some(strip) = &self.strip {
             line("strip", strip.as_os_str().as_bytes());
+        }
+        if self.layout != Layout::Detect {
+            line("layout", self.layout.to_string().as_bytes());
         }
         let seconds = self.time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         line("time", seconds.to_string().as_bytes());
@@ -117,13 +145,19 @@ impl ImageRecord {
             return Err(invalid("it is not a record this version can read"));
         }
         let mut record = ImageRecord { time: UNIX_EPOCH, ..ImageRecord::new(Origin::Empty) };
-        let mut origin = None;
+        let (mut origin, mut metadata, mut rootfs) = (None, None, None);
         for line in lines.filter(|line| !line.is_empty()) {
             let equals = line.iter().position(|&byte| byte == b'=').ok_or_else(|| invalid("a line has no value"))?;
             let value = percent_decode(&line[equals + 1..]).ok_or_else(|| invalid("an escape is malformed"))?;
             match &line[..equals] {
                 b"empty" => origin = Some(Origin::Empty),
                 b"file" => origin = Some(Origin::File(OsString::from_vec(value).into())),
+                b"metadata" => metadata = Some(OsString::from_vec(value).into()),
+                b"rootfs" => rootfs = Some(OsString::from_vec(value).into()),
+                b"layout" => {
+                    let name = std::str::from_utf8(&value).map_err(|_| invalid("the layout is not UTF-8"))?;
+                    record.layout = name.parse()?;
+                }
                 b"stream" => {
                     let name = String::from_utf8(value).map_err(|_| invalid("the stream's name is not UTF-8"))?;
                     origin = Some(Origin::Stream(name));
@@ -142,7 +176,8 @@ impl ImageRecord {
                 _ => {}
             }
         }
-        record.origin = origin.ok_or_else(|| invalid("it names no image"))?;
+        let split = metadata.zip(rootfs).map(|(metadata, rootfs)| Origin::Split { metadata, rootfs });
+        record.origin = origin.or(split).ok_or_else(|| invalid("it names no image"))?;
         Ok(record)
     }
 }
@@ -154,15 +189,17 @@ impl serde::Serialize for ImageRecord {
         let origin = match &self.origin {
             Origin::Empty => "empty",
             Origin::File(_) => "file",
+            Origin::Split { .. } => "split",
             Origin::Stream(_) => "stream",
         };
         let strip = self.strip.as_deref().map(|strip| Escaped::from(strip).to_string());
         let time = self.time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let mut state = serializer.serialize_struct("ImageRecord", 5)?;
+        let mut state = serializer.serialize_struct("ImageRecord", 6)?;
         state.serialize_field("origin", origin)?;
         state.serialize_field("name", &self.origin.to_string())?;
         state.serialize_field("sha256", &self.digest)?;
         state.serialize_field("strip", &strip)?;
+        state.serialize_field("layout", &self.layout)?;
         state.serialize_field("time", &time)?;
         state.end()
     }
@@ -185,6 +222,8 @@ mod tests {
             ImageRecord::new(Origin::File(path)).with_digest(Sha256::from_bytes([0xab; 32])).with_strip(Path::new("rootfs/a b"));
         same(&full);
         same(&ImageRecord::new(Origin::Empty));
+        let split = Origin::Split { metadata: "/i/meta.tar.xz".into(), rootfs: "/i/root\n.squashfs".into() };
+        same(&ImageRecord::new(split).with_layout(Layout::Root));
         same(&ImageRecord::new(Origin::Stream("standard input\n".into())));
     }
 
@@ -199,6 +238,8 @@ mod tests {
             "reroot 1\nempty=\ntime=x\n",
             "reroot 1\nempty=\ntime=18446744073709551615\n",
             "reroot 1\nempty=\nsha256=00\n",
+            "reroot 1\nrootfs=/i\n",
+            "reroot 1\nfile=/i\nlayout=round\n",
         ] {
             assert!(ImageRecord::from_bytes(bad.as_bytes()).is_err(), "{bad:?}");
         }

@@ -152,7 +152,7 @@ fn explain(format: Format, fault: Fault) -> Error {
 }
 
 /// The error of ours inside an [`io::Error`] that came out of a [`Source`] or a [`Stream`].
-fn unwrap(error: io::Error) -> Error {
+pub(super) fn unwrap(error: io::Error) -> Error {
     error.downcast::<Error>().unwrap_or_else(|error| Error::io("read the image", "its source failed", error))
 }
 

@@ -224,6 +224,22 @@ pub fn scan_squashfs(file: &File, options: &UnpackOptions, hooks: &mut dyn Hooks
     scan_archive(&mut Squashfs::open(file, options, &Arc::default())?, options, hooks)
 }
 
+/// Reads a tar stream to its end marker and says whether it holds a regular file of this name at its top.
+///
+/// # Errors
+/// As [`scan`].
+pub(crate) fn holds_file<R: Read>(mut stream: R, limits: Limits, name: &[u8]) -> Result<bool> {
+    let mut chunks = Inline::new(&mut stream);
+    let mut tar = Tar::new(&mut chunks, limits);
+    let mut holds = false;
+    while let Some(entry) = tar.next()? {
+        if entry.path.as_bytes() == name {
+            holds = matches!(entry.kind, Kind::File(_));
+        }
+    }
+    Ok(holds)
+}
+
 /// Unpacks an archive of any format, as [`unpack`] does a tar stream.
 fn unpack_archive(
     archive: &mut dyn Archive,

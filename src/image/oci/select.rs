@@ -1,0 +1,401 @@
+//! Which of the images in a store, and what it consists of.
+
+use std::fmt::Write;
+
+use super::document::{Config, Descriptor, Index, LARGEST, Machine, Manifest, Marker, Saved};
+use super::document::{check_digest, find_blob, parse_digest, read_blob, read_file};
+use super::platform::Platform;
+use super::store::Store;
+use super::{blob_path, invalid};
+use crate::digest::Sha256;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::Need;
+use crate::size::ByteSize;
+use crate::text::Escaped;
+
+/// How deep indexes may be nested. Real ones are twice at the most.
+const DEPTH_MAX: usize = 8;
+/// How many indexes are read, and how many images they may list together.
+const INDEXES_MAX: usize = 64;
+const IMAGES_MAX: usize = 1024;
+/// How many layers an image may have. Docker makes 127 at the most.
+const LAYERS_MAX: usize = 4096;
+/// How many images an error lists.
+const LISTED: usize = 12;
+
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
+
+/// Which image of a store is wanted.
+#[derive(Debug, Clone, Default)]
+pub(in crate::image) struct Selector {
+    pub(in crate::image) tag: Option<String>,
+    /// `None`: that of this machine.
+    pub(in crate::image) platform: Option<Platform>,
+}
+
+/// An image and its layers, the lowest first.
+#[derive(Debug)]
+pub(in crate::image) struct Selected {
+    /// Of its manifest; of its configuration, in a docker archive.
+    pub(in crate::image) digest: Sha256,
+    pub(super) layers: Vec<Layer>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Layer {
+    /// Its file in the store.
+    pub(super) file: String,
+    /// What its file's digest has to be, if a manifest says so.
+    pub(super) digest: Option<Sha256>,
+    /// What the digest of its tar stream has to be.
+    pub(super) diff_id: Sha256,
+    /// The length of its file, in bytes.
+    pub(super) length: u64,
+    packing: Packing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    Plain,
+    Compressed,
+}
+
+impl Selected {
+    /// The length of all layers together, as they are stored.
+    pub(in crate::image) fn length(&self) -> ByteSize {
+        ByteSize::from_bytes(self.layers.iter().map(|layer| layer.length).fold(0, u64::saturating_add))
+    }
+
+    /// What is known of the space it needs: layers may replace what others made, but each of them is unpacked whole.
+    pub(in crate::image) fn need(&self) -> Need {
+        let compressed = self.layers.iter().filter(|layer| layer.packing == Packing::Compressed);
+        let largest = compressed.map(|layer| layer.length).max();
+        Need {
+            at_least: ByteSize::from_bytes(largest.unwrap_or(0)),
+            expected: largest.is_none().then(|| self.length()),
+        }
+    }
+}
+
+/// Finds the image that `selector` and the expected digest name, reads its documents and checks them; its layers are there, and of the right
+/// length.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] if there is no such image, [`ErrorKind::InvalidInput`] if there are several, both with a list of those there are;
+/// [`ErrorKind::DigestMismatch`] if none has the expected digest; [`ErrorKind::InvalidImage`], [`ErrorKind::DigestMismatch`],
+/// [`ErrorKind::LimitExceeded`] and [`ErrorKind::Unsupported`] for documents that cannot be.
+pub(in crate::image) fn select(store: &Store, selector: &Selector, expected: Option<Sha256>) -> Result<Selected> {
+    let all = match read_file::<Marker>(store, "oci-layout", "oci-layout")? {
+        Some((marker, _)) => images_of_layout(store, &marker)?,
+        None => images_of_archive(store)?,
+    };
+    choose(store, all, selector, expected)?.read(store)
+}
+
+/// One image of those in a store.
+#[derive(Debug)]
+struct Candidate {
+    names: Vec<String>,
+    platform: Option<Platform>,
+    digest: Sha256,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Manifest(Descriptor),
+    /// In a docker archive: its configuration's file, and those of its layers.
+    Saved(Saved),
+}
+
+fn images_of_layout(store: &Store, marker: &Marker) -> Result<Vec<Candidate>> {
+    if !marker.image_layout_version.starts_with("1.") {
+        let version = Escaped(marker.image_layout_version.as_bytes()).to_string();
+        return Err(Error::new(ErrorKind::Unsupported, "read the image", format!("its layout is of version \"{version}\""))
+            .with_remedy("make the image again in version 1 of the layout"));
+    }
+    let index = read_file::<Index>(store, "index.json", "index.json")?;
+    let (index, _) = index.ok_or_else(|| invalid("it has no index.json").with_remedy("copy the image again"))?;
+    let mut survey = Survey { store, found: Vec::new(), indexes: 0 };
+    survey.index(index, &[], 0)?;
+    Ok(survey.found)
+}
+
+/// Reads an index and those in it.
+struct Survey<'a> {
+    store: &'a Store,
+    found: Vec<Candidate>,
+    indexes: usize,
+}
+
+impl Survey<'_> {
+    fn index(&mut self, index: Index, names: &[String], depth: usize) -> Result<()> {
+        self.indexes += 1;
+        if depth > DEPTH_MAX || self.indexes > INDEXES_MAX {
+            return Err(too_many("indexes"));
+        }
+        for descriptor in index.manifests.unwrap_or_default() {
+            let own: Vec<_> =
+                [REF_NAME, CONTAINERD_NAME].iter().filter_map(|key| descriptor.annotation(key)).map(str::to_owned).collect();
+            let names = if own.is_empty() { names.to_vec() } else { own };
+            match &*descriptor.media_type {
+                "application/vnd.oci.image.index.v1+json" | "application/vnd.docker.distribution.manifest.list.v2+json" => {
+                    let nested = read_blob(self.store, &descriptor, "an index")?;
+                    self.index(nested, &names, depth + 1)?;
+                }
+                "application/vnd.oci.image.manifest.v1+json" | "application/vnd.docker.distribution.manifest.v2+json" => {
+                    if self.found.len() >= IMAGES_MAX {
+                        return Err(too_many("images"));
+                    }
+                    let platform = descriptor.platform.as_ref().and_then(Machine::platform);
+                    let digest = descriptor.sha256()?;
+                    self.found.push(Candidate { names, platform, digest, source: Source::Manifest(descriptor) });
+                }
+                // A reader passes over what it does not know.
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn images_of_archive(store: &Store) -> Result<Vec<Candidate>> {
+    let saved = read_file::<Vec<Saved>>(store, "manifest.json", "manifest.json")?;
+    let (saved, _) = saved.ok_or_else(|| invalid("it is neither an OCI image layout nor a docker archive"))?;
+    if saved.len() > IMAGES_MAX {
+        return Err(too_many("images"));
+    }
+    saved
+        .into_iter()
+        .map(|saved| {
+            let (config, digest) = read_saved_config(store, &saved)?;
+            let names = saved.repo_tags.clone().unwrap_or_default();
+            Ok(Candidate { names, platform: config.platform(), digest, source: Source::Saved(saved) })
+        })
+        .collect()
+}
+
+/// The configuration in a docker archive. Its file's name is its digest, wherever docker made it.
+fn read_saved_config(store: &Store, saved: &Saved) -> Result<(Config, Sha256)> {
+    let what = "the image's configuration";
+    let found = read_file::<Config>(store, &saved.config, what)?;
+    let (config, digest) = found.ok_or_else(|| missing(&saved.config))?;
+    let stem = saved.config.rsplit('/').next().unwrap_or_default().trim_end_matches(".json");
+    if let Ok(named) = parse_digest(&format!("sha256:{stem}")) {
+        check_digest(digest, named, what)?;
+    }
+    Ok((config, digest))
+}
+
+fn choose(store: &Store, all: Vec<Candidate>, selector: &Selector, expected: Option<Sha256>) -> Result<Candidate> {
+    let list = list(&all);
+    if all.is_empty() {
+        return Err(invalid("it holds no image"));
+    }
+    let mut left = all;
+    if let Some(tag) = &selector.tag {
+        left.retain(|image| image.names.iter().any(|name| is_named(name, tag)));
+        if left.is_empty() {
+            return Err(absent(format!("no image in it is named \"{}\"", Escaped(tag.as_bytes())), &list));
+        }
+    }
+    if let Some(expected) = expected {
+        left.retain(|image| image.digest == expected);
+        if left.is_empty() {
+            return Err(Error::new(ErrorKind::DigestMismatch, "verify the image", format!("it is not the one asked for; there is {list}"))
+                .with_context("expected", expected)
+                .with_remedy("fetch the image again, or give the digest of its manifest"));
+        }
+    }
+    // Whoever names a digest has chosen the platform with it.
+    if expected.is_none() || selector.platform.is_some() {
+        let wanted = selector.platform.clone().unwrap_or_else(Platform::current);
+        for image in &mut left {
+            image.complete(store)?;
+        }
+        let alone = left.len() == 1 && selector.platform.is_none();
+        left.retain(|image| image.platform.as_ref().map_or(alone, |platform| wanted.accepts(platform)));
+        if left.is_empty() {
+            return Err(absent(format!("no image in it is for {wanted}"), &list));
+        }
+    }
+    let digest = left.first().map(|image| image.digest);
+    if left.iter().any(|image| Some(image.digest) != digest) {
+        let message = format!("it holds several images: {}", self::list(&left));
+        return Err(Error::new(ErrorKind::InvalidInput, "choose an image", message).with_remedy("name its tag, its platform or its digest"));
+    }
+    left.into_iter().next().ok_or_else(|| invalid("it holds no image"))
+}
+
+/// Whether `name` is what a person calls `tag`: the whole of it, its end from a slash on, or what follows its last colon.
+fn is_named(name: &str, tag: &str) -> bool {
+    let end = name.rsplit('/').next().unwrap_or(name);
+    name == tag
+        || name.strip_suffix(tag).is_some_and(|rest| rest.ends_with('/'))
+        || end.split_once(':').is_some_and(|(_, version)| version == tag)
+}
+
+/// The images there are, for a person.
+fn list(images: &[Candidate]) -> String {
+    let mut list = String::new();
+    for (number, image) in images.iter().take(LISTED).enumerate() {
+        list.push_str(if number == 0 { "" } else { ", " });
+        let short = |name: &str| Escaped(name.get(..100).unwrap_or(name).as_bytes()).to_string();
+        let names: Vec<_> = image.names.iter().take(3).map(|name| short(name)).collect();
+        list.push_str(if names.is_empty() { "untagged" } else { "" });
+        list.push_str(&names.join(" or "));
+        if let Some(platform) = &image.platform {
+            let _ = write!(list, " for {}", short(&platform.to_string()));
+        }
+        let _ = write!(list, " (sha256:{})", image.digest);
+    }
+    if images.len() > LISTED {
+        let _ = write!(list, ", and {} more", images.len() - LISTED);
+    }
+    list
+}
+
+impl Candidate {
+    /// Finds out its platform, where the index does not say.
+    fn complete(&mut self, store: &Store) -> Result<()> {
+        if let (None, Source::Manifest(descriptor)) = (&self.platform, &self.source) {
+            let manifest = read_manifest(store, descriptor)?;
+            // What is no image has no platform, and is not the one.
+            if is_config(&manifest.config) {
+                let config: Config = read_blob(store, &manifest.config, "the image's configuration")?;
+                self.platform = config.platform();
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads its documents and finds its layers.
+    fn read(self, store: &Store) -> Result<Selected> {
+        let layers = match &self.source {
+            Source::Manifest(descriptor) => layers_of_manifest(store, descriptor)?,
+            Source::Saved(saved) => layers_of_saved(store, saved)?,
+        };
+        Ok(Selected { digest: self.digest, layers })
+    }
+}
+
+fn read_manifest(store: &Store, descriptor: &Descriptor) -> Result<Manifest> {
+    read_blob(store, descriptor, "the image's manifest")
+}
+
+fn is_config(descriptor: &Descriptor) -> bool {
+    matches!(
+        &*descriptor.media_type,
+        "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
+    )
+}
+
+fn layers_of_manifest(store: &Store, descriptor: &Descriptor) -> Result<Vec<Layer>> {
+    let manifest = read_manifest(store, descriptor)?;
+    if !is_config(&manifest.config) {
+        let media_type = Escaped(manifest.config.media_type.as_bytes()).to_string();
+        return Err(Error::new(ErrorKind::Unsupported, "read the image", "it is an artifact of another kind, not a container image")
+            .with_context("media type", media_type));
+    }
+    let config: Config = read_blob(store, &manifest.config, "the image's configuration")?;
+    let layers = manifest.layers.unwrap_or_default();
+    let diff_ids = diff_ids(config, layers.len())?;
+    let layer = |(descriptor, diff_id): (Descriptor, Sha256)| {
+        let packing = packing(&descriptor.media_type)?;
+        let (section, digest) = find_blob(store, &descriptor)?;
+        Ok(Layer { file: blob_path(digest), digest: Some(digest), diff_id, length: section.length(), packing })
+    };
+    layers.into_iter().zip(diff_ids).map(layer).collect()
+}
+
+fn layers_of_saved(store: &Store, saved: &Saved) -> Result<Vec<Layer>> {
+    let (config, _) = read_saved_config(store, saved)?;
+    let files = saved.layers.as_deref().unwrap_or_default();
+    let diff_ids = diff_ids(config, files.len())?;
+    let layer = |(file, diff_id): (&String, Sha256)| {
+        let section = store.find(file)?.ok_or_else(|| missing(file))?;
+        Ok(Layer { file: file.clone(), digest: None, diff_id, length: section.length(), packing: Packing::Plain })
+    };
+    files.iter().zip(diff_ids).map(layer).collect()
+}
+
+fn diff_ids(config: Config, layers: usize) -> Result<Vec<Sha256>> {
+    let diff_ids = config.rootfs.diff_ids.unwrap_or_default();
+    if diff_ids.len() != layers {
+        let message = format!("it has {layers} layers, and its configuration tells of {}", diff_ids.len());
+        return Err(invalid(message));
+    }
+    if layers == 0 {
+        return Err(invalid("it has no layers").with_remedy("ask for an empty root, if that is wanted"));
+    }
+    if layers > LAYERS_MAX {
+        return Err(too_many("layers"));
+    }
+    diff_ids.iter().map(|digest| parse_digest(digest)).collect()
+}
+
+/// What a layer's media type says of its form. What it really is, its first bytes tell.
+fn packing(media_type: &str) -> Result<Packing> {
+    let unsupported = |message: String| Error::new(ErrorKind::Unsupported, "read the image", message);
+    let end = ["application/vnd.oci.image.layer.v1.tar", "application/vnd.oci.image.layer.nondistributable.v1.tar"]
+        .iter()
+        .chain(&["application/vnd.docker.image.rootfs.diff.tar", "application/vnd.docker.image.rootfs.foreign.diff.tar"])
+        .find_map(|start| media_type.strip_prefix(start));
+    let (compressor, is_here) = match end {
+        Some("") => return Ok(Packing::Plain),
+        Some("+gzip" | ".gzip") => ("gzip", cfg!(feature = "gzip")),
+        Some("+zstd" | ".zstd") => ("zstd", cfg!(feature = "zstd")),
+        _ => {
+            let media_type = Escaped(media_type.get(..100).unwrap_or(media_type).as_bytes()).to_string();
+            return Err(unsupported("a layer is of an unknown kind".into()).with_context("media type", media_type));
+        }
+    };
+    if !is_here {
+        return Err(unsupported(format!("a layer is compressed by {compressor}"))
+            .with_remedy(format!("build with the feature {compressor}, or copy the image with its layers uncompressed")));
+    }
+    Ok(Packing::Compressed)
+}
+
+fn missing(file: &str) -> Error {
+    invalid("a file of it is missing").with_context("file", Escaped(file.as_bytes())).with_remedy("copy the image again")
+}
+
+fn too_many(what: &str) -> Error {
+    Error::new(ErrorKind::LimitExceeded, "read the image", format!("it holds too many {what}")).with_context("limit of documents", LARGEST)
+}
+
+fn absent(message: String, list: &str) -> Error {
+    Error::new(ErrorKind::NotFound, "choose an image", format!("{message}; there is {list}"))
+        .with_remedy("name another tag or platform")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_as_people_write_them() {
+        for tag in ["docker.io/library/alpine:3.20", "library/alpine:3.20", "alpine:3.20", "3.20"] {
+            assert!(is_named("docker.io/library/alpine:3.20", tag), "{tag}");
+        }
+        for tag in ["", "alpine", "20", "pine:3.20", "5000/alpine:3.20"] {
+            assert!(!is_named("docker.io:5000/library/alpine:3.20", tag), "{tag}");
+        }
+        assert!(is_named("latest", "latest"));
+    }
+
+    #[test]
+    fn layers_of_every_media_type() {
+        assert_eq!(packing("application/vnd.oci.image.layer.v1.tar").unwrap(), Packing::Plain);
+        assert_eq!(packing("application/vnd.docker.image.rootfs.foreign.diff.tar").unwrap(), Packing::Plain);
+        #[cfg(feature = "gzip")]
+        assert_eq!(packing("application/vnd.docker.image.rootfs.diff.tar.gzip").unwrap(), Packing::Compressed);
+        #[cfg(not(feature = "zstd"))]
+        assert!(packing("application/vnd.oci.image.layer.v1.tar+zstd").unwrap_err().remedy().unwrap().contains("feature zstd"));
+        for other in ["", "application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "text/plain"] {
+            assert_eq!(packing(other).unwrap_err().kind(), ErrorKind::Unsupported, "{other}");
+        }
+    }
+}
