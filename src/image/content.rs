@@ -3,11 +3,19 @@
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::BorrowedFd;
+#[cfg(feature = "squashfs")]
+use std::sync::{Arc, atomic::AtomicU64};
 use std::time::Duration;
 
+#[cfg(feature = "squashfs")]
+use super::format::PEEK;
 use super::layout::Layout;
 #[cfg(feature = "oci")]
 use super::oci;
+#[cfg(feature = "squashfs")]
+use super::open::is_squashfs;
+#[cfg(feature = "squashfs")]
+use super::source::Whole;
 use super::source::{Input, Position, Source};
 #[cfg(any(feature = "oci", feature = "squashfs"))]
 use super::spool::spool;
@@ -16,7 +24,7 @@ use super::{Image, check_expected};
 use crate::digest::Sha256;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::CancelToken;
-use crate::unpack::{Hooks, Tally, Unified, UnpackOptions, Unpacked, scan, unpack};
+use crate::unpack::{Hooks, Tally, Unified, UnpackOptions, Unpacked, scan_stream, unpack_stream};
 
 /// What an image is made of.
 #[derive(Debug)]
@@ -36,6 +44,35 @@ pub(super) enum Content {
     Packed(File),
 }
 
+impl Content {
+    pub(super) fn is_rereadable(&self) -> bool {
+        match self {
+            Content::Nothing | Content::Stream(Input::File(_)) => true,
+            Content::Spent | Content::Stream(_) => false,
+            #[cfg(feature = "squashfs")]
+            Content::Squashfs(_) => true,
+            #[cfg(feature = "oci")]
+            Content::Layers(_) => true,
+            #[cfg(feature = "oci")]
+            Content::Packed(_) => false,
+        }
+    }
+
+    /// The file it all comes from, if it is one; else the same again.
+    pub(super) fn into_file(self) -> Result<File, Self> {
+        match self {
+            Content::Stream(Input::File(file)) => Ok(file),
+            #[cfg(feature = "squashfs")]
+            Content::Squashfs(file) => Ok(file),
+            #[cfg(feature = "oci")]
+            Content::Packed(file) => Ok(file),
+            #[cfg(feature = "oci")]
+            Content::Layers(store) => store.into_file().map_err(Content::Layers),
+            other => Err(other),
+        }
+    }
+}
+
 /// How an image is read: what stops it, how long its source may be silent, and where what is read is counted.
 #[derive(Debug)]
 pub(crate) struct Reading<'a> {
@@ -53,17 +90,30 @@ enum Target<'a> {
 }
 
 impl Target<'_> {
-    fn tar(self, stream: impl Read + Send, options: &UnpackOptions, hooks: &mut dyn Hooks) -> Result<Unpacked> {
+    /// `stop` is set if it fails, so that no one waits for the stream.
+    fn tar(
+        self,
+        stream: &mut (dyn Read + Send),
+        stop: &CancelToken,
+        options: &UnpackOptions,
+        hooks: &mut dyn Hooks,
+    ) -> Result<Unpacked> {
         match self {
-            Target::Root(root) => unpack(stream, root, options, hooks),
-            Target::Nowhere => scan(stream, options, hooks).map(only),
+            Target::Root(root) => unpack_stream(stream, &|| stop.cancel(), root, options, hooks),
+            Target::Nowhere => scan_stream(stream, &|| stop.cancel(), options, hooks).map(only),
         }
     }
 
     #[cfg(feature = "squashfs")]
-    fn squashfs(self, file: &File, options: &UnpackOptions, hooks: &mut dyn Hooks) -> Result<Unpacked> {
+    fn squashfs(
+        self,
+        file: &File,
+        options: &UnpackOptions,
+        hooks: &mut dyn Hooks,
+        consumed: &Arc<AtomicU64>,
+    ) -> Result<Unpacked> {
         match self {
-            Target::Root(root) => crate::unpack::unpack_squashfs(file, root, options, hooks),
+            Target::Root(root) => crate::unpack::unpack_squashfs_counted(file, root, options, hooks, consumed),
             Target::Nowhere => crate::unpack::scan_squashfs(file, options, hooks).map(only),
         }
     }
@@ -91,8 +141,8 @@ fn only(tally: Tally) -> Unpacked {
 }
 
 impl Image {
-    /// Unpacks the image into the directory `root`, checks it, and returns its digest; of the options, where its root lies is its own matter.
-    pub(crate) fn unpack(
+    /// Unpacks the image into the directory `root`, checks it, and returns its digest.
+    pub(crate) fn fill(
         &mut self,
         root: BorrowedFd<'_>,
         options: &UnpackOptions,
@@ -115,7 +165,14 @@ impl Image {
         reading: &Reading<'_>,
     ) -> Result<(Unpacked, Option<Sha256>)> {
         let mut options = options.clone();
-        options.strip = self.strip.clone();
+        if self.strip.is_some() {
+            options.strip.clone_from(&self.strip);
+        }
+        options.unified = match self.layout {
+            Layout::Detect => Unified::Detect,
+            Layout::Lxd => Unified::Yes,
+            _ => Unified::No,
+        };
         let options = &mut options;
         let (unpacked, digest) = match std::mem::replace(&mut self.content, Content::Spent) {
             Content::Nothing => {
@@ -126,6 +183,10 @@ impl Image {
             Content::Stream(input) => self.read_stream(input, target, options, hooks, reading)?,
             #[cfg(feature = "squashfs")]
             Content::Squashfs(file) => {
+                // Only a tarball may be a whole LXD image without saying so.
+                if self.layout == Layout::Detect {
+                    options.unified = Unified::No;
+                }
                 let read = self.read_squashfs(&file, target, options, hooks, reading)?;
                 self.content = Content::Squashfs(file);
                 read
@@ -137,68 +198,88 @@ impl Image {
                 read
             }
             #[cfg(feature = "oci")]
-            Content::Packed(file) => self.read_stream(Input::File(file), target, options, hooks, reading)?,
+            Content::Packed(file) => {
+                let stream = Stream::new(self.source(Input::File(file), reading)?, self.decoding)?;
+                self.read_packed(stream, Vec::new(), target, options, hooks, reading)?
+            }
         };
         Ok((unpacked, Some(digest)))
     }
 
-    fn source(&self, input: Input, reading: &Reading<'_>) -> Source {
-        Source::new(input, reading.cancel.clone(), reading.patience)
-            .counting_in(reading.position.clone())
-            .hashing_after(self.before.clone())
+    /// The bytes of `input`, a file's from its start.
+    pub(super) fn source(&self, mut input: Input, reading: &Reading<'_>) -> Result<Source> {
+        if let Input::File(file) = &mut input {
+            file.rewind().map_err(|error| Error::io("read the image", "cannot go to its start", error))?;
+        }
+        let source = Source::new(input, reading.cancel.clone(), reading.patience);
+        Ok(source.counting_in(reading.position.clone()).hashing_after(self.before.clone()))
     }
 
     fn read_stream(
         &mut self,
-        mut input: Input,
+        input: Input,
         target: Target<'_>,
         options: &mut UnpackOptions,
         hooks: &mut dyn Hooks,
         reading: &Reading<'_>,
     ) -> Result<(Unpacked, Sha256)> {
-        if let Input::File(file) = &mut input {
-            file.rewind().map_err(|error| Error::io("read the image", "cannot go to its start", error))?;
-        }
-        #[cfg_attr(not(feature = "squashfs"), allow(unused_mut))]
-        let mut source = self.source(input, reading);
+        // What is in a file was found out when it was opened.
+        #[cfg_attr(not(any(feature = "oci", feature = "squashfs")), expect(unused_variables))]
+        let is_file = matches!(input, Input::File(_));
+        #[cfg_attr(not(feature = "squashfs"), expect(unused_mut))]
+        let mut source = self.source(input, reading)?;
         #[cfg(feature = "squashfs")]
-        if super::format::is_squashfs(source.peek(super::format::PEEK).map_err(unwrap)?) {
+        if !is_file && is_squashfs(source.peek(PEEK).map_err(unwrap)?) {
+            options.unified = Unified::No;
             let file = target.spool(&mut source, options, hooks)?;
             let (digest, _) = source.finish().map_err(unwrap)?;
             check_expected(self.expected, digest)?;
-            return Ok((target.squashfs(&file, options, hooks)?, digest));
+            return Ok((target.squashfs(&file, options, hooks, &Arc::default())?, digest));
         }
-        let mut stream = Stream::new(source)?;
-        options.unified = match self.layout {
-            Layout::Detect => Unified::Detect,
-            Layout::Lxd => Unified::Yes,
-            _ => Unified::No,
-        };
-        let mut start = Vec::new();
+        let stop = source.stop();
+        let mut stream = Stream::new(source, self.decoding)?;
+        #[cfg_attr(not(feature = "oci"), expect(unused_mut))]
+        let mut start: Vec<u8> = Vec::new();
         #[cfg(feature = "oci")]
-        if matches!(self.layout, Layout::Detect | Layout::Oci) {
+        if !is_file && matches!(self.layout, Layout::Detect | Layout::Oci) {
             stream.by_ref().take(oci::PEEK as u64).read_to_end(&mut start).map_err(unwrap)?;
-            // What a file holds was found out when it was opened.
-            let detect = self.layout == Layout::Detect && self.may_hold_layers;
-            if self.layout == Layout::Oci || detect && oci::begins_like_layers(&start) {
-                let file = target.spool(&mut (&start[..]).chain(&mut stream), options, hooks)?;
-                stream.finish()?;
-                let store = oci::Store::of_tarball(file)?;
-                if !store.is_complete() {
-                    return Err(Error::new(ErrorKind::InvalidImage, "read the image", "it begins like an image in layers, but is not complete")
-                        .with_remedy("if it is a root filesystem, say so: its layout is root"));
-                }
-                // What is read of the source has all been counted.
-                return self.read_layers(&store, target, options, hooks, reading, Position::default());
+            if self.layout == Layout::Oci || oci::begins_like_layers(&start) {
+                return self.read_packed(stream, start, target, options, hooks, reading);
             }
         }
-        let unpacked = target.tar((&std::mem::take(&mut start)[..]).chain(&mut stream), options, hooks)?;
+        let unpacked = target.tar(&mut (&start[..]).chain(&mut stream), &stop, options, hooks)?;
         let (digest, input) = stream.finish()?;
         if let Input::File(_) = input {
             self.content = Content::Stream(input);
         }
         check_expected(self.expected, digest)?;
         Ok((unpacked, digest))
+    }
+
+    /// Keeps a tarball of layers on disk, of which `start` has been read, and then reads it.
+    #[cfg(feature = "oci")]
+    fn read_packed(
+        &self,
+        mut stream: Stream,
+        start: Vec<u8>,
+        target: Target<'_>,
+        options: &UnpackOptions,
+        hooks: &mut dyn Hooks,
+        reading: &Reading<'_>,
+    ) -> Result<(Unpacked, Sha256)> {
+        let file = target.spool(&mut (&start[..]).chain(&mut stream), options, hooks)?;
+        stream.finish()?;
+        let store = oci::Store::of_tarball(file)?;
+        if !store.is_complete() {
+            return Err(Error::new(
+                ErrorKind::InvalidImage,
+                "read the image",
+                "it begins like an image in layers, but lacks its index or its manifest",
+            )
+            .with_remedy("fetch the image again; or if it is a root filesystem, say that its layout is root"));
+        }
+        // All that is read of the source has been counted.
+        self.read_layers(&store, target, options, hooks, reading, Position::default())
     }
 
     /// A squashfs is read in any order: its digest takes a pass of its own, at the same time.
@@ -211,20 +292,24 @@ impl Image {
         hooks: &mut dyn Hooks,
         reading: &Reading<'_>,
     ) -> Result<(Unpacked, Sha256)> {
-        let own = || file.try_clone().map_err(|error| Error::io("read the image", "it cannot be opened again", error));
+        // What is unpacked is what is told; the other pass runs ahead of it.
+        let apart = &Reading { position: Position::default(), ..*reading };
+        let open = || -> Result<Source> {
+            let own = file.try_clone().map_err(|error| Error::io("read the image", "it cannot be opened again", error))?;
+            self.source(Input::Reader(Box::new(Whole::new(own))), apart)
+        };
         let digest = |source: Source| source.finish().map(|(digest, _)| digest).map_err(unwrap);
-        let stop = CancelToken::new();
-        let whole = super::source::Whole::new(own()?);
-        let source = self.source(Input::Reader(Box::new(whole.stopped_by(stop.clone()))), reading);
+        let source = open()?;
+        let stop = source.stop();
         let (unpacked, digest) = std::thread::scope(|scope| {
             let hashing = std::thread::Builder::new().name("reroot-digest".into()).spawn_scoped(scope, move || digest(source));
-            let unpacked = target.squashfs(file, options, hooks);
+            let unpacked = target.squashfs(file, options, hooks, reading.position.counter());
             if unpacked.is_err() {
                 stop.cancel();
             }
             let digest = match hashing {
                 Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                Err(_) => own().and_then(|file| digest(self.source(Input::Reader(Box::new(super::source::Whole::new(file))), reading))),
+                Err(_) => open().and_then(digest),
             };
             unpacked.map(|unpacked| (unpacked, digest))
         })?;
@@ -243,9 +328,10 @@ impl Image {
         reading: &Reading<'_>,
         position: Position,
     ) -> Result<(Unpacked, Sha256)> {
+        let options = &UnpackOptions { unified: Unified::No, ..options.clone() };
         let image = oci::select(store, &self.selector, self.expected)?;
         let digest = image.digest;
-        let layers = oci::Stack::new(store, image, reading.cancel, position);
+        let layers = oci::Stack::new(store, image, self.decoding, reading.cancel, position);
         Ok((target.layers(layers, options, hooks)?, digest))
     }
 }

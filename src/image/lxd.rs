@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Cursor, Read};
 use std::time::Duration;
 
+use super::decode::Decoding;
 use super::source::{Input, Source};
 use super::stream::Stream;
 use crate::digest::Hasher;
@@ -32,7 +33,7 @@ pub(super) fn read_metadata(file: &File) -> Result<Hasher> {
     let mut hasher = Hasher::new();
     hasher.update(&bytes);
     let input = Input::Reader(Box::new(Cursor::new(bytes)));
-    let mut stream = Stream::new(Source::new(input, CancelToken::new(), Duration::ZERO))?;
+    let mut stream = Stream::new(Source::new(input, CancelToken::new(), Duration::ZERO), Decoding::default())?;
     let limits = Limits::default().with_entries(LIMITS.0).with_bytes(LIMITS.1);
     if !holds_file(&mut stream, limits, b"metadata.yaml")? {
         return Err(Error::new(ErrorKind::InvalidImage, "read the metadata of the image", "it holds no metadata.yaml")

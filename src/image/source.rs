@@ -50,8 +50,38 @@ impl Position {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// What it counts in, for those that count themselves.
+    #[cfg(feature = "squashfs")]
+    pub(super) fn counter(&self) -> &Arc<AtomicU64> {
+        &self.0
+    }
+
     pub(super) fn add(&self, bytes: u64) {
         self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A file from its start, whatever others read of it meanwhile.
+#[cfg(any(feature = "oci", feature = "squashfs"))]
+pub(super) struct Whole {
+    file: File,
+    offset: u64,
+}
+
+#[cfg(any(feature = "oci", feature = "squashfs"))]
+impl Whole {
+    pub(super) fn new(file: File) -> Self {
+        Whole { file, offset: 0 }
+    }
+}
+
+#[cfg(any(feature = "oci", feature = "squashfs"))]
+impl Read for Whole {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        use std::os::unix::fs::FileExt;
+        let length = self.file.read_at(buffer, self.offset)?;
+        self.offset += length as u64;
+        Ok(length)
     }
 }
 
@@ -65,6 +95,8 @@ pub(super) struct Source {
     consumed: Position,
     hasher: Hasher,
     cancel: CancelToken,
+    /// Set by whoever does not want more.
+    stop: CancelToken,
     patience: Duration,
 }
 
@@ -79,8 +111,14 @@ impl Source {
             consumed: Position::default(),
             hasher: Hasher::new(),
             cancel,
+            stop: CancelToken::new(),
             patience,
         }
+    }
+
+    /// Makes reads fail from now on when it is set, also one that waits.
+    pub(super) fn stop(&self) -> CancelToken {
+        self.stop.clone()
     }
 
     /// Counts what is taken from here on in `position`, which others may count in too.
@@ -125,7 +163,7 @@ impl Source {
             (self.start, self.end) = (0, 0);
         }
         let free = &mut self.buffer[self.end..];
-        let length = read(&mut self.input, free, &self.cancel, self.patience).map_err(|error| {
+        let length = read(&mut self.input, free, [&self.cancel, &self.stop], self.patience).map_err(|error| {
             io::Error::other(error.with_context("offset", self.consumed.bytes() + (self.end - self.start) as u64))
         })?;
         self.hasher.update(&free[..length]);
@@ -134,10 +172,10 @@ impl Source {
     }
 }
 
-fn read(input: &mut Input, buffer: &mut [u8], cancel: &CancelToken, patience: Duration) -> Result<usize, Error> {
+fn read(input: &mut Input, buffer: &mut [u8], stops: [&CancelToken; 2], patience: Duration) -> Result<usize, Error> {
     let begun = Instant::now();
     loop {
-        cancel.check("read the image")?;
+        stops.into_iter().try_for_each(|stop| stop.check("read the image"))?;
         let result = match input {
             Input::File(file) => file.read(buffer),
             Input::Reader(reader) => reader.read(buffer),

@@ -47,11 +47,6 @@ impl Stream {
         Ok(Stream { source, decoder, place: Place::Member, format, position })
     }
 
-    /// How many compressed bytes have been taken so far.
-    pub(crate) fn position(&self) -> Position {
-        self.position.clone()
-    }
-
     /// Reads the rest, so that checksums at the end are checked too, and returns the digest of the compressed bytes with the way to
     /// read them again.
     pub(super) fn finish(mut self) -> Result<(Sha256, Input)> {

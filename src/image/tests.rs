@@ -2,8 +2,11 @@
 
 use lz4_flex::frame::{BlockMode, FrameInfo};
 
+use super::stream::Stream;
 use super::*;
-use std::io::Write;
+use crate::progress::CancelToken;
+use std::io::{Read, Write};
+use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -31,11 +34,25 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// Begins to read an image's stream.
+fn start(image: &mut Image, patience: Duration) -> Result<Stream> {
+    let reading = Reading { cancel: &CancelToken::new(), patience, position: Position::default() };
+    let Content::Stream(input) = std::mem::replace(&mut image.content, Content::Spent) else { panic!("it is no stream") };
+    Stream::new(image.source(input, &reading)?, image.decoding)
+}
+
+/// Reads the rest of it, and checks its digest.
+fn finish(image: &mut Image, stream: Stream) -> Result<Sha256> {
+    let (digest, input) = stream.finish()?;
+    image.content = Content::Stream(input);
+    check_expected(image.expected, digest).map(|()| digest)
+}
+
 fn decode(image: &mut Image) -> Result<(Vec<u8>, Sha256)> {
-    let mut stream = image.start(&CancelToken::new(), PATIENCE)?;
+    let mut stream = start(image, PATIENCE)?;
     let mut out = Vec::new();
     stream.read_to_end(&mut out).map_err(|error| error.downcast::<Error>().unwrap())?;
-    let digest = image.finish(stream)?;
+    let digest = finish(image, stream)?;
     Ok((out, digest))
 }
 
@@ -228,9 +245,9 @@ fn what_follows_the_archive_is_limited() {
     let finish = |zeros: usize| {
         let tar = tar();
         let mut image = from(zstd(&[&tar[..], &vec![0; zeros]].concat()));
-        let mut stream = image.start(&CancelToken::new(), PATIENCE).unwrap();
+        let mut stream = start(&mut image, PATIENCE).unwrap();
         stream.read_exact(&mut vec![0; tar.len()]).unwrap();
-        image.finish(stream)
+        finish(&mut image, stream)
     };
     finish(60 << 20).unwrap();
     let error = finish(65 << 20).unwrap_err();
@@ -243,7 +260,7 @@ fn what_is_compressed_but_no_tar_stream_is_said_to_be_none() {
     for inside in [&b"hsqs"[..], b"\xfd7zXZ\0", &[b'x'; 600], &gzip(&tar())] {
         let inside = [inside, &[7; 600]].concat();
         for (name, encode) in CHECKED.iter().chain(UNCHECKED) {
-            let stream = from(encode(&inside)).start(&CancelToken::new(), PATIENCE).unwrap();
+            let stream = start(&mut from(encode(&inside)), PATIENCE).unwrap();
             let options = crate::unpack::UnpackOptions::new();
             let error = crate::unpack::scan(stream, &options, &mut crate::unpack::NoHooks).expect_err(name);
             assert_eq!(error.kind(), ErrorKind::InvalidImage, "{name}: {error:?}");
@@ -337,7 +354,7 @@ fn what_is_no_image_is_refused_when_it_is_opened() {
     for bad in ["", "/", "/rootfs", "a/../b", ".."] {
         assert!(Image::empty().with_strip(bad).is_err(), "{bad}");
     }
-    assert_eq!(Image::empty().with_strip("./a/./b/").unwrap().strip().unwrap().as_path(), Path::new("a/b"));
+    assert_eq!(Image::empty().with_strip("./a/./b/").unwrap().strip.unwrap().as_path(), Path::new("a/b"));
 }
 
 #[test]
@@ -347,6 +364,6 @@ fn a_named_pipe_is_waited_for_and_given_up() {
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
     let mut image = Image::open(&path).unwrap();
     assert!(!image.is_rereadable());
-    let error = image.start(&CancelToken::new(), Duration::from_millis(80)).unwrap_err();
+    let error = start(&mut image, Duration::from_millis(80)).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::InvalidImage), "{error:?}");
 }

@@ -3,11 +3,11 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::Image;
+use super::{Image, Position, Reading};
 use crate::digest::Sha256;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::CancelToken;
-use crate::unpack::{Hooks, UnpackOptions, Unpacked, unpack};
+use crate::unpack::{Hooks, UnpackOptions, Unpacked};
 
 impl Image {
     /// Unpacks the image into the directory `root`, open for reading, and digests it in the same pass: what a rebuild does between staging
@@ -26,12 +26,11 @@ impl Image {
         cancel: &CancelToken,
         patience: Duration,
     ) -> Result<(Unpacked, Sha256)> {
-        if self.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidInput, "unpack", "the empty image has nothing to unpack"));
+        let reading = Reading { cancel, patience, position: Position::default() };
+        let (unpacked, digest) = self.fill(root.as_fd(), options, hooks, &reading)?;
+        match digest {
+            Some(digest) => Ok((unpacked, digest)),
+            None => Err(Error::new(ErrorKind::InvalidInput, "unpack", "the empty image has nothing to unpack")),
         }
-        let mut stream = self.start(cancel, patience)?;
-        let stripped = self.strip().map(|strip| options.clone().with_strip(strip.clone()));
-        let unpacked = unpack(&mut stream, root.as_fd(), stripped.as_ref().unwrap_or(options), hooks)?;
-        Ok((unpacked, self.finish(stream)?))
     }
 }

@@ -179,7 +179,7 @@ impl<'a> Execution<'a> {
         let size = self.options.size.or(self.plan.usage.size);
         let metadata = self.metadata();
         let filled = super::fill::fill(self.volume, &root, self.image, metadata, self.options, size, self.clock)?;
-        self.report.image = self.image.record(Some(filled.digest));
+        self.report.image = self.image.record(filled.digest);
         self.report.entries = filled.unpacked.tally.entries;
         self.report.bytes = filled.unpacked.tally.bytes;
         self.report.losses = filled.unpacked.losses;

@@ -7,10 +7,10 @@ use super::Options;
 use super::report::Clock;
 use crate::digest::Sha256;
 use crate::error::{Error, ErrorKind, Result, Space};
-use crate::image::{Image, Position};
+use crate::image::{Image, Position, Reading};
 use crate::progress::Event;
 use crate::size::ByteSize;
-use crate::unpack::{Hooks, Tally, UnpackOptions, Unpacked, scan, unpack};
+use crate::unpack::{Hooks, Tally, UnpackOptions, Unpacked};
 use crate::volume::{RebuildableVolume, RootMetadata, Sizing};
 
 /// The shortest time between two events of progress.
@@ -24,7 +24,7 @@ const LEAST_GROWTH: ByteSize = ByteSize::mib(64);
 #[derive(Debug)]
 pub(super) struct Filled {
     pub(super) unpacked: Unpacked,
-    pub(super) digest: Sha256,
+    pub(super) digest: Option<Sha256>,
     pub(super) grown: Option<ByteSize>,
 }
 
@@ -38,37 +38,34 @@ pub(super) fn fill(
     size: Option<ByteSize>,
     clock: &Clock<'_>,
 ) -> Result<Filled> {
-    let mut stream = image.start(&options.cancel, options.stall_limit)?;
-    let unpack_options = unpack_options(image, metadata, options);
-    let mut filling = Filling::new(image, stream.position(), options, clock);
+    let reading = reading(options);
+    let mut filling = Filling::new(image, reading.position.clone(), options, clock);
     filling.growth = Some(Growth { volume, size, grown: None });
-    let unpacked = unpack(&mut stream, root.as_fd(), &unpack_options, &mut filling)?;
+    let (unpacked, digest) = image.fill(root.as_fd(), &unpack_options(metadata, options), &mut filling, &reading)?;
     filling.report(&unpacked.tally);
     let grown = filling.growth.and_then(|growth| growth.grown);
-    let digest = image.finish(stream)?;
     Ok(Filled { unpacked, digest, grown })
 }
 
 /// Reads `image` to its end and checks all that can be checked without writing.
 pub(super) fn check(image: &mut Image, options: &Options, clock: &Clock<'_>) -> Result<()> {
-    let mut stream = image.start(&options.cancel, options.stall_limit)?;
-    let unpack_options = unpack_options(image, RootMetadata::Keep, options);
-    let mut filling = Filling::new(image, stream.position(), options, clock);
-    let tally = scan(&mut stream, &unpack_options, &mut filling)?;
+    let reading = reading(options);
+    let mut filling = Filling::new(image, reading.position.clone(), options, clock);
+    let tally = image.check(&unpack_options(RootMetadata::Keep, options), &mut filling, &reading)?;
     filling.report(&tally);
-    image.finish(stream).map(drop)
+    Ok(())
 }
 
-fn unpack_options(image: &Image, metadata: RootMetadata, options: &Options) -> UnpackOptions {
-    let mut unpack = UnpackOptions::default()
+fn reading(options: &Options) -> Reading<'_> {
+    Reading { cancel: &options.cancel, patience: options.stall_limit, position: Position::default() }
+}
+
+fn unpack_options(metadata: RootMetadata, options: &Options) -> UnpackOptions {
+    UnpackOptions::default()
         .with_limits(options.limits)
         .with_devices(options.devices)
         .with_losses(options.losses)
-        .with_root(metadata);
-    if let Some(strip) = image.strip() {
-        unpack = unpack.with_strip(strip.clone());
-    }
-    unpack
+        .with_root(metadata)
 }
 
 /// Follows an unpacking: tells progress, heeds the cancel token, makes room.

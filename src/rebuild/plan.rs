@@ -190,9 +190,14 @@ pub(super) fn make(
     let without_root = recovery.contains(&RecoverAction::NoRoot);
     let live = found.live || recovery.iter().any(|action| matches!(action, RecoverAction::RollForward | RecoverAction::RollBack));
 
+    image.resolve()?;
     if options.strategy == Strategy::InPlace && !image.is_rereadable() {
-        return Err(Error::new(ErrorKind::Unsupported, "rebuild in place", "the image cannot be read twice: it is a stream")
-            .with_remedy("save the image to a file, or rebuild by swap"));
+        let (why, remedy) = match image.origin() {
+            Origin::Stream(_) => ("it is a stream", "save the image to a file, or rebuild by swap"),
+            _ => ("its layers are in a compressed tarball", "decompress the image, or rebuild by swap"),
+        };
+        let message = format!("the image cannot be read twice: {why}");
+        return Err(Error::new(ErrorKind::Unsupported, "rebuild in place", message).with_remedy(remedy));
     }
     check_size(options, capabilities.sizing)?;
     wait_for_holders(volume, busy)?;

@@ -241,6 +241,7 @@ impl Writer<'_> {
     /// Removes what lower layers made at `path`; what `layer` made there stays.
     fn hide(&mut self, path: &[u8], layer: &mut Layer) -> Result<()> {
         let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        self.disk.settle()?;
         // Nothing is made on the way to what is to go.
         if self.tree.find(&self.disk, parent(path))?.is_none() {
             return Ok(());
@@ -258,13 +259,14 @@ impl Writer<'_> {
         if !layer.mark_opaque(path)? {
             return Ok(());
         }
+        self.disk.settle()?;
         let mut directories = vec![path.to_vec()];
         while let Some(path) = directories.pop() {
             if self.tree.find(&self.disk, &path)?.is_none() {
                 continue;
             }
             let dir = self.tree.enter(&mut self.disk, &path)?;
-            let listed = Dir::openat(&dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+            let listed = Dir::openat(dir.as_fd(), ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
             for entry in listed.map_err(cannot_list)?.iter() {
                 let entry = entry.map_err(cannot_list)?;
                 let name = entry.file_name().to_bytes();

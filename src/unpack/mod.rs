@@ -61,6 +61,7 @@ pub(crate) use self::layer::{Layers, scan_layers, unpack_layers};
 pub(crate) use self::options::Unified;
 
 use self::archive::Archive;
+use self::chunks::{Chunks, Inline};
 use self::crew::Crew;
 use self::disk::Disk;
 use self::entry::{Entry, Kind};
@@ -224,12 +225,12 @@ pub fn scan_squashfs(file: &File, options: &UnpackOptions, hooks: &mut dyn Hooks
     scan_archive(&mut Squashfs::open(file, options, &Arc::default())?, options, hooks)
 }
 
-/// Reads a tar stream to its end marker and says whether it holds a regular file of this name at its top.
+/// Reads a tar stream to its end and says whether it holds a regular file of this name at its top.
 ///
 /// # Errors
 /// As [`scan`].
-pub(crate) fn holds_file<R: Read>(mut stream: R, limits: Limits, name: &[u8]) -> Result<bool> {
-    let mut chunks = Inline::new(&mut stream);
+pub(crate) fn holds_file(stream: &mut (dyn Read + Send), limits: Limits, name: &[u8]) -> Result<bool> {
+    let mut chunks = Inline::new(stream);
     let mut tar = Tar::new(&mut chunks, limits);
     let mut holds = false;
     while let Some(entry) = tar.next()? {
@@ -237,6 +238,7 @@ pub(crate) fn holds_file<R: Read>(mut stream: R, limits: Limits, name: &[u8]) ->
             holds = matches!(entry.kind, Kind::File(_));
         }
     }
+    chunks.finish()?;
     Ok(holds)
 }
 

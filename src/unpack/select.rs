@@ -132,7 +132,9 @@ impl Seen {
 
     fn finish(&self) -> Result<()> {
         if !self.has_root {
-            return Err(invalid("the image is missing its rootfs".into()).with_remedy("make the image again, with the folder rootfs"));
+            return Err(
+                invalid("the image is missing its rootfs".into()).with_remedy("make the image again, with the folder rootfs")
+            );
         }
         if !self.has_content {
             return Err(invalid("rootfs is empty in the image".into()).with_remedy("ask for an empty root, if that is wanted"));

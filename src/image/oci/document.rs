@@ -197,7 +197,8 @@ mod tests {
     fn digests_are_of_one_form_only() {
         let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(parse_digest(&format!("sha256:{hex}")).unwrap().to_string(), hex);
-        for bad in ["", hex, "sha256:", "sha256:../../etc/passwd", &format!("sha256:{}", hex.to_uppercase()), &format!("md5:{hex}")] {
+        for bad in ["", hex, "sha256:", "sha256:../../etc/passwd", &format!("sha256:{}", hex.to_uppercase()), &format!("md5:{hex}")]
+        {
             assert_eq!(parse_digest(bad).unwrap_err().kind(), ErrorKind::InvalidImage, "{bad}");
         }
         assert_eq!(parse_digest(&format!("sha512:{hex}{hex}")).unwrap_err().kind(), ErrorKind::Unsupported);

@@ -9,6 +9,7 @@ use super::select::{Layer, Selected};
 use super::store::Store;
 use crate::digest::{Hasher, Sha256};
 use crate::error::{Error, Result};
+use crate::image::decode::Decoding;
 use crate::image::format::{Format, PEEK};
 use crate::image::source::{Input, Position, Source};
 use crate::image::stream::{Stream, unwrap};
@@ -20,14 +21,21 @@ use crate::unpack::Layers;
 pub(in crate::image) struct Stack<'a> {
     store: &'a Store,
     layers: std::vec::IntoIter<Layer>,
+    decoding: Decoding,
     cancel: &'a CancelToken,
     position: Position,
 }
 
 impl<'a> Stack<'a> {
     /// Counts what is read of the layers, as they are stored, in `position`.
-    pub(in crate::image) fn new(store: &'a Store, image: Selected, cancel: &'a CancelToken, position: Position) -> Self {
-        Stack { store, layers: image.layers.into_iter(), cancel, position }
+    pub(in crate::image) fn new(
+        store: &'a Store,
+        image: Selected,
+        decoding: Decoding,
+        cancel: &'a CancelToken,
+        position: Position,
+    ) -> Self {
+        Stack { store, layers: image.layers.into_iter(), decoding, cancel, position }
     }
 
     fn read(&self, layer: &Layer, read: &mut dyn FnMut(&mut (dyn Read + Send)) -> Result<()>) -> Result<()> {
@@ -37,7 +45,7 @@ impl<'a> Stack<'a> {
         let format = Format::detect(source.peek(PEEK).map_err(unwrap)?)?;
         // Where nothing is compressed, the two digests are of the same bytes.
         let hasher = (format != Format::Tar).then(Hasher::new);
-        let mut tar = Digested { stream: Stream::new(source)?, hasher };
+        let mut tar = Digested { stream: Stream::new(source, self.decoding)?, hasher };
         read(&mut tar)?;
         let (digest, diff_id) = tar.finish()?;
         if let Some(expected) = layer.digest {

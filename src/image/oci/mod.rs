@@ -12,8 +12,8 @@ mod select;
 mod store;
 mod tarball;
 
-pub use self::platform::Platform;
 pub(super) use self::layers::Stack;
+pub use self::platform::Platform;
 pub(super) use self::select::{Selected, Selector, select};
 pub(super) use self::store::Store;
 pub(super) use self::tarball::{PEEK, begins_like_layers};

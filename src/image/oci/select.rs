@@ -71,10 +71,7 @@ impl Selected {
     pub(in crate::image) fn need(&self) -> Need {
         let compressed = self.layers.iter().filter(|layer| layer.packing == Packing::Compressed);
         let largest = compressed.map(|layer| layer.length).max();
-        Need {
-            at_least: ByteSize::from_bytes(largest.unwrap_or(0)),
-            expected: largest.is_none().then(|| self.length()),
-        }
+        Need { at_least: ByteSize::from_bytes(largest.unwrap_or(0)), expected: largest.is_none().then(|| self.length()) }
     }
 }
 
@@ -203,9 +200,13 @@ fn choose(store: &Store, all: Vec<Candidate>, selector: &Selector, expected: Opt
     if let Some(expected) = expected {
         left.retain(|image| image.digest == expected);
         if left.is_empty() {
-            return Err(Error::new(ErrorKind::DigestMismatch, "verify the image", format!("it is not the one asked for; there is {list}"))
-                .with_context("expected", expected)
-                .with_remedy("fetch the image again, or give the digest of its manifest"));
+            return Err(Error::new(
+                ErrorKind::DigestMismatch,
+                "verify the image",
+                format!("it is not the one asked for; there is {list}"),
+            )
+            .with_context("expected", expected)
+            .with_remedy("fetch the image again, or give the digest of its manifest"));
         }
     }
     // Whoever names a digest has chosen the platform with it.
@@ -223,7 +224,9 @@ fn choose(store: &Store, all: Vec<Candidate>, selector: &Selector, expected: Opt
     let digest = left.first().map(|image| image.digest);
     if left.iter().any(|image| Some(image.digest) != digest) {
         let message = format!("it holds several images: {}", self::list(&left));
-        return Err(Error::new(ErrorKind::InvalidInput, "choose an image", message).with_remedy("name its tag, its platform or its digest"));
+        return Err(
+            Error::new(ErrorKind::InvalidInput, "choose an image", message).with_remedy("name its tag, its platform or its digest")
+        );
     }
     left.into_iter().next().ok_or_else(|| invalid("it holds no image"))
 }
@@ -285,18 +288,19 @@ fn read_manifest(store: &Store, descriptor: &Descriptor) -> Result<Manifest> {
 }
 
 fn is_config(descriptor: &Descriptor) -> bool {
-    matches!(
-        &*descriptor.media_type,
-        "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
-    )
+    matches!(&*descriptor.media_type, "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json")
 }
 
 fn layers_of_manifest(store: &Store, descriptor: &Descriptor) -> Result<Vec<Layer>> {
     let manifest = read_manifest(store, descriptor)?;
     if !is_config(&manifest.config) {
         let media_type = Escaped(manifest.config.media_type.as_bytes()).to_string();
-        return Err(Error::new(ErrorKind::Unsupported, "read the image", "it is an artifact of another kind, not a container image")
-            .with_context("media type", media_type));
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "read the image",
+            "it is an artifact of another kind, not a container image",
+        )
+        .with_context("media type", media_type));
     }
     let config: Config = read_blob(store, &manifest.config, "the image's configuration")?;
     let layers = manifest.layers.unwrap_or_default();
@@ -363,7 +367,8 @@ fn missing(file: &str) -> Error {
 }
 
 fn too_many(what: &str) -> Error {
-    Error::new(ErrorKind::LimitExceeded, "read the image", format!("it holds too many {what}")).with_context("limit of documents", LARGEST)
+    Error::new(ErrorKind::LimitExceeded, "read the image", format!("it holds too many {what}"))
+        .with_context("limit of documents", LARGEST)
 }
 
 fn absent(message: String, list: &str) -> Error {

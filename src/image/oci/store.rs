@@ -74,11 +74,11 @@ impl Store {
         }
     }
 
-    /// The tarball's file, to be read as a stream; `None` for a directory.
-    pub(in crate::image) fn into_file(self) -> Option<File> {
+    /// The tarball's file, to be read as a stream; the same again, if it is a directory.
+    pub(in crate::image) fn into_file(self) -> Result<File, Self> {
         match self {
-            Store::Directory(_) => None,
-            Store::Tarball(file, _) => Arc::into_inner(file),
+            Store::Tarball(file, members) => Arc::try_unwrap(file).map_err(|file| Store::Tarball(file, members)),
+            directory => Err(directory),
         }
     }
 }

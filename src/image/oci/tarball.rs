@@ -267,7 +267,9 @@ mod tests {
             builder.append_data(&mut header, name, &b""[..]).unwrap();
             begins_like_layers(&builder.into_inner().unwrap())
         };
-        for name in ["blobs/sha256", "oci-layout", "index.json", "manifest.json", &id, &format!("{id}.tar"), &format!("{id}/layer.tar")] {
+        for name in
+            ["blobs/sha256", "oci-layout", "index.json", "manifest.json", &id, &format!("{id}.tar"), &format!("{id}/layer.tar")]
+        {
             assert!(begins(name), "{name}");
         }
         for name in ["bin", "blob", "index.json/x", &id[1..], &format!("{id}.txt"), &format!("x/{id}.json")] {
