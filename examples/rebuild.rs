@@ -5,6 +5,7 @@ mod cli;
 use std::fs::File;
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,8 @@ use reroot::{ByteSize, Error, ErrorKind, Image, Rebuild, RebuildableVolume, Resu
 /// The new root is made beside the old one and switched to when it is complete: a failure at any moment leaves the old root or the new
 /// one, whole.
 ///
-/// IMAGE is a tar, tar.gz or tar.zst file, or - for standard input. Without it the volume is rebuilt from the image that it was last rebuilt
+/// IMAGE is a file (a root filesystem as a tarball or a squashfs, an LXD image, an OCI or docker archive), the directory of an OCI image layout, or -
+/// for standard input; what it is, it says itself. Without it the volume is rebuilt from the image that it was last rebuilt
 /// from. VOLUME is dir:PATH; if it does not exist, it is created.
 ///
 /// Exit status: 0 done; 1 failed, the old root is intact; 2 usage; 3 refused by a policy or a check, nothing was changed; 4 no root
@@ -57,6 +59,22 @@ struct Arguments {
     /// Take only what lies below this folder of the image, like rootfs.
     #[arg(long, value_name = "PREFIX")]
     strip: Option<String>,
+
+    /// What the image holds inside.
+    #[arg(long, value_name = "LAYOUT", value_parser = ["detect", "root", "lxd", "oci"])]
+    layout: Option<String>,
+
+    /// The metadata of an LXD image in two files, of which IMAGE is the root.
+    #[arg(long, value_name = "FILE", conflicts_with = "layout")]
+    metadata: Option<PathBuf>,
+
+    /// The tag of the image, where there are several in layers.
+    #[arg(long, value_name = "TAG")]
+    tag: Option<String>,
+
+    /// The platform of the image, like linux/arm64, where there are several in layers. Without it: this machine's.
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<String>,
 
     /// Wait this many seconds for the volume to become free, and for another rebuild of it to end.
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
@@ -105,11 +123,19 @@ impl Arguments {
 
     /// What clap cannot see: whether there is an image.
     fn check(&self) -> Result<(), clap::Error> {
-        let mistake = |kind, message| Err(Arguments::command().error(kind, message));
-        match self.words().0 {
-            Some(_) if self.empty => mistake(ClapError::ArgumentConflict, "--empty needs no image"),
-            None if self.sha256.is_some() => mistake(ClapError::MissingRequiredArgument, "--sha256 needs an image"),
-            None if self.strip.is_some() => mistake(ClapError::MissingRequiredArgument, "--strip needs an image"),
+        let mistake = |kind, message: &str| Err(Arguments::command().error(kind, message));
+        let of_image = [
+            (self.sha256.is_some(), "--sha256"),
+            (self.strip.is_some(), "--strip"),
+            (self.layout.is_some(), "--layout"),
+            (self.metadata.is_some(), "--metadata"),
+            (self.tag.is_some(), "--tag"),
+            (self.platform.is_some(), "--platform"),
+        ];
+        let given = of_image.iter().find(|(given, _)| *given);
+        match (self.words().0, given) {
+            (Some(_), _) if self.empty => mistake(ClapError::ArgumentConflict, "--empty needs no image"),
+            (None, Some((_, option))) => mistake(ClapError::MissingRequiredArgument, &format!("{option} needs an image")),
             _ => Ok(()),
         }
     }
@@ -166,9 +192,16 @@ fn open_image(arguments: &Arguments, volume: &dyn RebuildableVolume) -> Result<I
     let mut image = match arguments.words().0 {
         None if arguments.empty => Image::empty(),
         None => original_image(volume)?,
-        Some("-") => standard_input()?,
-        Some(path) => Image::open(path)?,
+        Some("-") if arguments.metadata.is_none() => standard_input()?,
+        Some(path) => match &arguments.metadata {
+            Some(metadata) => Image::lxd_split(metadata, path)?,
+            None => Image::open(path)?,
+        },
     };
+    if let Some(layout) = &arguments.layout {
+        image = image.with_layout(layout.parse()?)?;
+    }
+    image = choose(image, arguments)?;
     if let Some(digest) = arguments.sha256 {
         image = image.with_sha256(digest);
     }
@@ -176,6 +209,26 @@ fn open_image(arguments: &Arguments, volume: &dyn RebuildableVolume) -> Result<I
         Some(folder) => image.with_strip(folder),
         None => Ok(image),
     }
+}
+
+#[cfg(feature = "oci")]
+fn choose(mut image: Image, arguments: &Arguments) -> Result<Image> {
+    if let Some(tag) = &arguments.tag {
+        image = image.with_tag(tag);
+    }
+    match &arguments.platform {
+        Some(platform) => Ok(image.with_platform(platform.parse()?)),
+        None => Ok(image),
+    }
+}
+
+#[cfg(not(feature = "oci"))]
+fn choose(image: Image, arguments: &Arguments) -> Result<Image> {
+    if arguments.tag.is_none() && arguments.platform.is_none() {
+        return Ok(image);
+    }
+    Err(Error::new(ErrorKind::Unsupported, "choose an image", "this build reads no images in layers")
+        .with_remedy("build with the feature oci"))
 }
 
 fn original_image(volume: &dyn RebuildableVolume) -> Result<Image> {
