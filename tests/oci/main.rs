@@ -170,7 +170,8 @@ fn no_layer_reaches_outside_by_links_of_another() {
     let inside = outside.strip_prefix("/").unwrap().display().to_string();
     let (inside, file) = (format!("{inside}/"), format!("{inside}/x"));
     let links = ["up -> ../../../outside", "far -> real/../../../../outside"];
-    let below = layer(&[&inside, &file, "outside/", "outside/x", "outside/sub/", "outside/sub/z", "real/", &absolute, links[0], links[1]]);
+    let below =
+        layer(&[&inside, &file, "outside/", "outside/x", "outside/sub/", "outside/sub/z", "real/", &absolute, links[0], links[1]]);
     for above in [
         &["abs/x", "abs/new"][..],
         &["up/x", "up/sub/z"],
