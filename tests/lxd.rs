@@ -198,7 +198,12 @@ fn an_image_in_two_files_has_the_fingerprint_that_lxd_gives_it() {
     let stand = Stand::new();
     let metadata = stand.pack("meta.tar.gz", &["metadata.yaml", "templates"]);
     let rootfs = stand.path("rootfs.tar.zst");
-    run(Command::new("tar").arg("-C").arg(stand.path("source/rootfs")).args(["--zstd", "--format=posix", "-cf"]).arg(&rootfs).arg("."));
+    run(Command::new("tar")
+        .arg("-C")
+        .arg(stand.path("source/rootfs"))
+        .args(["--zstd", "--format=posix", "-cf"])
+        .arg(&rootfs)
+        .arg("."));
     let digest = fingerprint(&[&metadata, &rootfs]);
     let report = stand.takes(Image::lxd_split(&metadata, &rootfs).unwrap().with_sha256(digest));
     assert_eq!(report.image.digest, Some(digest));
@@ -268,8 +273,7 @@ mod squashfs {
     fn a_squashfs_that_is_cut_is_an_error_whichever_way_it_comes() {
         let stand = Stand::new();
         let Some(rootfs) = squash(&stand) else { return };
-        let length = fs::metadata(&rootfs).unwrap().len();
-        fs::File::options().write(true).open(&rootfs).unwrap().set_len(length.min(3000) / 2).unwrap();
+        fs::File::options().write(true).open(&rootfs).unwrap().set_len(300).unwrap();
         for image in [Image::open(&rootfs).unwrap(), piped(&rootfs)] {
             assert_eq!(stand.refuses(Ok(image)).kind(), ErrorKind::InvalidImage);
         }

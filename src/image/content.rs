@@ -105,13 +105,7 @@ impl Target<'_> {
     }
 
     #[cfg(feature = "squashfs")]
-    fn squashfs(
-        self,
-        file: &File,
-        options: &UnpackOptions,
-        hooks: &mut dyn Hooks,
-        consumed: &Arc<AtomicU64>,
-    ) -> Result<Unpacked> {
+    fn squashfs(self, file: &File, options: &UnpackOptions, hooks: &mut dyn Hooks, consumed: &Arc<AtomicU64>) -> Result<Unpacked> {
         match self {
             Target::Root(root) => crate::unpack::unpack_squashfs_counted(file, root, options, hooks, consumed),
             Target::Nowhere => crate::unpack::scan_squashfs(file, options, hooks).map(only),

@@ -25,13 +25,13 @@ mod stream;
 #[cfg(feature = "tar")]
 mod unpack;
 
-#[cfg(feature = "tar")]
-pub use self::{decode::Decoding, format::Format};
 pub use self::layout::Layout;
 #[cfg(feature = "oci")]
 pub use self::oci::Platform;
 #[cfg(feature = "tar")]
 pub(crate) use self::{content::Reading, source::Position};
+#[cfg(feature = "tar")]
+pub use self::{decode::Decoding, format::Format};
 
 #[cfg(feature = "tar")]
 use std::path::Path;
