@@ -55,6 +55,8 @@
 //! | `xz` | | the same, compressed by xz, or as lzma |
 //! | `bzip2` | | the same, compressed by bzip2 |
 //! | `lz4` | | the same, compressed by lz4 |
+//! | `squashfs` | | images that are squashfs files |
+//! | `oci` | | images in layers: OCI image layouts and docker archives |
 //! | `serde` | | `Serialize` on plans, reports, errors and the values they hold |
 //! | `tracing` | | events for every phase and warning, under the target `reroot` |
 //! | `conformance` | | the suite that every backend passes, and the manifests that compare two trees |
