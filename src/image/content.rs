@@ -19,7 +19,9 @@ use super::source::Whole;
 use super::source::{Input, Position, Source};
 #[cfg(any(feature = "oci", feature = "squashfs"))]
 use super::spool::spool;
-use super::stream::{Stream, unwrap};
+use super::stream::Stream;
+#[cfg(any(feature = "oci", feature = "squashfs"))]
+use super::stream::unwrap;
 use super::{Image, check_expected};
 use crate::digest::Sha256;
 use crate::error::{Error, ErrorKind, Result};

@@ -70,6 +70,12 @@ impl Image {
     /// # Errors
     /// [`ErrorKind::InvalidImage`] if it cannot have that layout; [`ErrorKind::Unsupported`] for one that this build does not read.
     pub fn with_layout(mut self, layout: Layout) -> Result<Self> {
+        let is_split = matches!(self.origin, Origin::Split { .. });
+        if is_split && layout == Layout::Oci {
+            return Err(invalid("the root of an image in two files holds no layers"));
+        }
+        // Its metadata is elsewhere, so there is nothing to detect it by.
+        let layout = if is_split && layout == Layout::Detect { Layout::Root } else { layout };
         self.layout = layout;
         let origin = &self.origin;
         let with_path = |error: Error| error.with_context("image", origin);

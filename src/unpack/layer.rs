@@ -167,7 +167,30 @@ struct Layer {
     opaque: Hashes,
 }
 
-type Hashes = HashSet<u64, BuildHasherDefault<Itself>>;
+/// A set of hashes. In shards, so that when it grows it is never there twice as a whole.
+#[derive(Default)]
+struct Hashes {
+    shards: [HashSet<u64, BuildHasherDefault<Itself>>; 16],
+    length: usize,
+}
+
+impl Hashes {
+    fn shard(hash: u64) -> usize {
+        // Neither the lowest nor the highest bits, by which a shard finds its places.
+        (hash >> 32) as usize % 16
+    }
+
+    fn contains(&self, hash: u64) -> bool {
+        self.shards.get(Hashes::shard(hash)).is_some_and(|shard| shard.contains(&hash))
+    }
+
+    /// Adds a hash; `false` if it was there.
+    fn insert(&mut self, hash: u64) -> bool {
+        let new = self.shards.get_mut(Hashes::shard(hash)).is_some_and(|shard| shard.insert(hash));
+        self.length += usize::from(new);
+        new
+    }
+}
 
 /// The hash of a hash.
 #[derive(Default)]
@@ -198,7 +221,7 @@ impl Layer {
     fn add(&mut self, path: &EntryPath) -> Result<()> {
         let mut path = path.as_bytes();
         while !path.is_empty() && self.made.insert(self.hash(path)) {
-            if self.made.len() > MADE_MAX {
+            if self.made.length > MADE_MAX {
                 return Err(Error::new(ErrorKind::LimitExceeded, "unpack", "a layer above the lowest makes too many paths")
                     .with_context("limit", MADE_MAX)
                     .with_remedy("squash the image's layers into one"));
@@ -209,14 +232,14 @@ impl Layer {
     }
 
     fn has_made(&self, path: &[u8]) -> bool {
-        self.made.contains(&self.hash(path))
+        self.made.contains(self.hash(path))
     }
 
     /// Marks a directory; `false` if it, or one that it lies in, was marked before, and nothing from below is left in it.
     fn mark_opaque(&mut self, path: &[u8]) -> Result<bool> {
         let mut above = path;
         loop {
-            if self.opaque.contains(&self.hash(above)) {
+            if self.opaque.contains(self.hash(above)) {
                 return Ok(false);
             }
             if above.is_empty() {
@@ -224,7 +247,7 @@ impl Layer {
             }
             above = parent(above);
         }
-        if self.opaque.len() >= MADE_MAX {
+        if self.opaque.length >= MADE_MAX {
             return Err(Error::new(ErrorKind::LimitExceeded, "unpack", "a layer has too many opaque directories")
                 .with_context("limit", MADE_MAX));
         }

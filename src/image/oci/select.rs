@@ -1,5 +1,6 @@
 //! Which of the images in a store, and what it consists of.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use super::document::{Config, Descriptor, Index, LARGEST, Machine, Manifest, Marker, Saved};
@@ -17,7 +18,7 @@ use crate::text::Escaped;
 const DEPTH_MAX: usize = 8;
 /// How many indexes are read, and how many images they may list together.
 const INDEXES_MAX: usize = 64;
-const IMAGES_MAX: usize = 1024;
+const IMAGES_MAX: usize = 256;
 /// How many layers an image may have. Docker makes 127 at the most.
 const LAYERS_MAX: usize = 4096;
 /// How many images an error lists.
@@ -212,8 +213,14 @@ fn choose(store: &Store, all: Vec<Candidate>, selector: &Selector, expected: Opt
     // Whoever names a digest has chosen the platform with it.
     if expected.is_none() || selector.platform.is_some() {
         let wanted = selector.platform.clone().unwrap_or_else(Platform::current);
+        let mut known = HashMap::new();
         for image in &mut left {
-            image.complete(store)?;
+            // An index may name the same image again and again.
+            match known.get(&image.digest) {
+                Some(platform) => image.platform.clone_from(platform),
+                None => image.complete(store)?,
+            }
+            known.insert(image.digest, image.platform.clone());
         }
         let alone = left.len() == 1 && selector.platform.is_none();
         left.retain(|image| image.platform.as_ref().map_or(alone, |platform| wanted.accepts(platform)));
