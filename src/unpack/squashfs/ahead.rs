@@ -10,7 +10,7 @@ use super::invalid;
 use super::metadata::Metadata;
 use super::superblock::Superblock;
 use super::workers::{Length, Slot, Workers};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::unpack::archive::Piece;
 
 /// What is decoded ahead at most, in bytes. Shared blocks that are kept for files to come are counted.
