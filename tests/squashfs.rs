@@ -69,7 +69,7 @@ fn holes_stay_holes() {
     let image = pack(&place, &source, "image", &["-comp", "gzip"]);
     let (root, unpacked) = unpack(&image, &place.path("ours"), &UnpackOptions::new());
     assert_same("sparse", &Manifest::of(&source).unwrap(), &root);
-    assert!(unpacked.tally.bytes < ByteSize::mib(4), "{}", unpacked.tally.bytes);
+    assert!(unpacked.tally.bytes < ByteSize::mib(6), "{}", unpacked.tally.bytes);
     for file in ["all-hole", "middle", "huge"] {
         let blocks = fs::metadata(root.join("sparse").join(file)).unwrap().blocks();
         assert!(blocks <= 2 * 256 + 16, "{file} takes {blocks} blocks of 512 bytes");
@@ -161,13 +161,7 @@ fn what_is_no_image_is_told_apart() {
         ("lzma", set(20, &[2]), ErrorKind::Unsupported),
         ("block size", set(12, &[1]), ErrorKind::InvalidImage),
         ("huge blocks", set(12, &[0, 0, 0, 1]), ErrorKind::InvalidImage),
-        // The first data block follows the superblock.
-        ("data", set(96, &[0xff; 64]), ErrorKind::InvalidImage),
     ] {
-        // Random data is stored as it is, whatever it is.
-        if name == "data" {
-            continue;
-        }
         let error = scan(name, &bytes).unwrap_err();
         assert_eq!(error.kind(), kind, "{name}: {error}");
     }

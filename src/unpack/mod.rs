@@ -22,6 +22,8 @@
 //! v7, ustar, GNU (long names, binary numbers, sparse files) and PAX
 //! ([POSIX](https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html), with the `SCHILY` and `LIBARCHIVE` records and GNU tar's
 //! sparse formats 0.0, 0.1 and 1.0). Multi-volume archives are refused.
+//!
+//! With the feature `squashfs`, squashfs images of version 4.0 too. They hold times in whole seconds, and no ACLs.
 
 mod acl;
 mod archive;
