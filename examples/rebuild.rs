@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use clap::error::ErrorKind as ClapError;
 use clap::{CommandFactory, Parser, ValueEnum};
-use reroot::{ByteSize, Error, ErrorKind, Image, Rebuild, RebuildableVolume, Result, Sha256, SnapshotPolicy, Strategy};
+use reroot::{
+    ByteSize, Error, ErrorKind, IdMap, IdShift, Image, Rebuild, RebuildableVolume, Result, Sha256, SnapshotPolicy, Strategy,
+};
 
 /// Replaces the root volume of an instance by a fresh copy of an image.
 ///
@@ -75,6 +77,10 @@ struct Arguments {
     /// The platform of the image, like linux/arm64, where there are several in layers. Without it: this machine's.
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<String>,
+
+    /// Shift the image's owners into this user's subordinate ids, as /etc/subuid and /etc/subgid have them.
+    #[arg(long, value_name = "USER")]
+    subids: Option<String>,
 
     /// Wait this many seconds for the volume to become free, and for another rebuild of it to end.
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
@@ -175,6 +181,9 @@ fn rebuild(arguments: &Arguments, output: cli::Output) -> Result<()> {
     if let Some(size) = arguments.max_size {
         rebuild = rebuild.max_size(size);
     }
+    if let Some(user) = &arguments.subids {
+        rebuild = rebuild.shift(IdShift::new(subids("/etc/subuid", user)?, subids("/etc/subgid", user)?));
+    }
     if arguments.dry_run {
         output.show(&rebuild.plan(&*volume)?);
         return Ok(());
@@ -229,6 +238,13 @@ fn choose(image: Image, arguments: &Arguments) -> Result<Image> {
     }
     Err(Error::new(ErrorKind::Unsupported, "choose an image", "this build reads no images in layers")
         .with_remedy("build with the feature oci"))
+}
+
+/// The ids that a file gives a user, who is named or numbered.
+fn subids(file: &str, user: &str) -> Result<IdMap> {
+    let text = std::fs::read_to_string(file).map_err(|error| Error::io("read an id map", "it cannot be read", error));
+    let map = text.and_then(|text| IdMap::from_subids(&text, user, user.parse().ok()));
+    map.map_err(|error| error.with_context("file", file))
 }
 
 fn original_image(volume: &dyn RebuildableVolume) -> Result<Image> {

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result, Space};
 use crate::image::{Image, Position, Reading};
 use crate::progress::Event;
 use crate::size::ByteSize;
-use crate::unpack::{Hooks, Tally, UnpackOptions, Unpacked};
+use crate::unpack::{Hooks, Tally, UnpackOptions, Unpacked, Writeback};
 use crate::volume::{RebuildableVolume, RootMetadata, Sizing};
 
 /// The shortest time between two events of progress.
@@ -61,11 +61,17 @@ fn reading(options: &Options) -> Reading<'_> {
 }
 
 fn unpack_options(metadata: RootMetadata, options: &Options) -> UnpackOptions {
-    UnpackOptions::default()
+    let unpack = UnpackOptions::default()
         .with_limits(options.limits)
         .with_devices(options.devices)
         .with_losses(options.losses)
         .with_root(metadata)
+        // The seal syncs.
+        .with_writeback(Writeback::Early);
+    match &options.shift {
+        Some(shift) => unpack.with_shift(shift.clone()),
+        None => unpack,
+    }
 }
 
 /// Follows an unpacking: tells progress, heeds the cancel token, makes room.

@@ -28,7 +28,7 @@ use crate::image::Image;
 use crate::progress::{CancelToken, Phase, Progress, Wait};
 use crate::size::ByteSize;
 #[cfg(feature = "tar")]
-use crate::unpack::{DevicePolicy, Limits, LossPolicy};
+use crate::unpack::{DevicePolicy, IdShift, Limits, LossPolicy};
 use crate::volume::{RebuildableVolume, UsageDetail};
 
 /// How long a source may stay silent unless [`Rebuild::stall_limit`] says otherwise.
@@ -73,6 +73,8 @@ struct Options {
     devices: DevicePolicy,
     #[cfg(feature = "tar")]
     losses: LossPolicy,
+    #[cfg(feature = "tar")]
+    shift: Option<IdShift>,
     progress: Arc<dyn Progress>,
     cancel: CancelToken,
 }
@@ -109,6 +111,8 @@ impl Rebuild {
             devices: DevicePolicy::default(),
             #[cfg(feature = "tar")]
             losses: LossPolicy::default(),
+            #[cfg(feature = "tar")]
+            shift: None,
             progress: Arc::new(Silent),
             cancel: CancelToken::new(),
         };
@@ -193,6 +197,15 @@ impl Rebuild {
     #[must_use]
     pub fn losses(mut self, policy: LossPolicy) -> Self {
         self.options.losses = policy;
+        self
+    }
+
+    /// Into whose ids the owners in the image are shifted. Default: they are taken as they are. The root directory itself keeps the
+    /// owner that it has on the volume.
+    #[cfg(feature = "tar")]
+    #[must_use]
+    pub fn shift(mut self, shift: IdShift) -> Self {
+        self.options.shift = Some(shift);
         self
     }
 
