@@ -2,108 +2,39 @@
 
 #![cfg(feature = "tar")]
 
+#[path = "hostile/again.rs"]
+mod again;
+#[path = "hostile/arena.rs"]
+mod arena;
+#[path = "hostile/bombs.rs"]
+mod bombs;
+mod common;
 #[path = "hostile/costs.rs"]
 mod costs;
+#[path = "hostile/fields.rs"]
+mod fields;
 #[path = "hostile/forge.rs"]
 mod forge;
+#[path = "hostile/names.rs"]
+mod names;
 #[path = "hostile/orders.rs"]
 mod orders;
+#[path = "hostile/races.rs"]
+mod races;
 #[path = "hostile/sparse.rs"]
 mod sparse;
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
 use proptest::prelude::*;
-use reroot::unpack::{LossKind, NoHooks, UnpackOptions, Unpacked, scan, unpack};
-use reroot::{ByteSize, DevicePolicy, Error, ErrorKind, Limits, Result};
+use reroot::unpack::{LossKind, NoHooks, Threads, UnpackOptions, scan, unpack};
+use reroot::{ByteSize, DevicePolicy, ErrorKind, Limits};
 
+use arena::{Arena, context, refuse, refuse_with, take};
 use forge::{Endless, Forge, Names, header};
-
-/// A root to unpack into, and around it what no archive may touch.
-struct Arena(tempfile::TempDir);
-
-impl Arena {
-    fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("reroot-hostile-").tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        fs::create_dir(at("root")).unwrap();
-        fs::create_dir(at("canaries")).unwrap();
-        fs::write(at("shadow"), "secret").unwrap();
-        fs::write(at("canaries/x"), "alive").unwrap();
-        symlink("canaries", at("link")).unwrap();
-        Arena(dir)
-    }
-
-    fn root(&self) -> PathBuf {
-        self.0.path().join("root")
-    }
-
-    /// Everything but the root: names, contents, times, link counts.
-    fn outside(&self) -> BTreeMap<PathBuf, (String, i64, i64, u64, u32)> {
-        let mut found = BTreeMap::new();
-        let mut folders = vec![self.0.path().to_owned()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path == self.root() {
-                    continue;
-                }
-                let metadata = fs::symlink_metadata(&path).unwrap();
-                if metadata.is_dir() {
-                    folders.push(path.clone());
-                }
-                let content = if metadata.is_file() { fs::read_to_string(&path).unwrap() } else { String::new() };
-                let facts = (content, metadata.mtime(), metadata.mtime_nsec(), metadata.nlink(), metadata.mode());
-                found.insert(path, facts);
-            }
-        }
-        found
-    }
-
-    /// Unpacks, and sees to it that nothing outside has changed.
-    #[track_caller]
-    fn unpack(&self, stream: impl Read + Send, options: &UnpackOptions) -> Result<Unpacked> {
-        let before = self.outside();
-        let result = unpack(stream, File::open(self.root()).unwrap().as_fd(), options, &mut NoHooks);
-        assert_eq!(self.outside(), before, "something outside the root was touched");
-        result
-    }
-}
-
-#[track_caller]
-fn take(archive: Forge) -> (Arena, Unpacked) {
-    let arena = Arena::new();
-    match arena.unpack(&archive.end()[..], &UnpackOptions::default()) {
-        Ok(unpacked) => (arena, unpacked),
-        Err(error) => panic!("{}", error.report()),
-    }
-}
-
-#[track_caller]
-fn refuse_with(archive: Forge, options: &UnpackOptions) -> (Arena, Error) {
-    let arena = Arena::new();
-    let archive = archive.end();
-    let error = arena.unpack(&archive[..], options).unwrap_err();
-    let shown = error.report().to_string();
-    assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
-    (arena, error)
-}
-
-#[track_caller]
-fn refuse(archive: Forge, kind: ErrorKind) -> Error {
-    let (_arena, error) = refuse_with(archive, &UnpackOptions::default());
-    assert_eq!(error.kind(), kind, "{}", error.report());
-    error
-}
-
-fn context<'a>(error: &'a Error, key: &str) -> &'a str {
-    error.context().find(|(found, _)| *found == key).map_or("", |(_, value)| value)
-}
 
 #[test]
 fn upward_paths_are_refused_in_every_field() {
@@ -147,7 +78,7 @@ fn links_on_the_way_end_below_the_root() {
     assert_eq!(fs::read(arena.root().join("z")).unwrap(), b"z");
     // Where the link would lead outside, there is nothing in the root.
     let outside = Arena::new();
-    let canaries = outside.0.path().join("canaries");
+    let canaries = outside.path().join("canaries");
     let path = canaries.to_str().unwrap();
     refuse(Forge::new().symlink("out", path).file("out/x", b"dead"), ErrorKind::InvalidImage);
     assert_eq!(fs::read(canaries.join("x")).unwrap(), b"alive");
@@ -160,7 +91,7 @@ fn links_on_the_way_end_below_the_root() {
 #[test]
 fn a_final_link_is_replaced_and_not_followed() {
     let outside = Arena::new();
-    let victim = outside.0.path().join("canaries/x");
+    let victim = outside.path().join("canaries/x");
     let path = victim.to_str().unwrap();
     for archive in [
         Forge::new().symlink("l", path).file("l", b"new"),
@@ -462,13 +393,15 @@ fn every_byte_of_the_headers_may_be_flipped() {
     let archive = forge::everything().end();
     let arena = Arena::new();
     let before = arena.outside();
+    // Thousands of times: the mutations below are for the threads.
+    let options = UnpackOptions::default().with_threads(Threads::Caller);
     for at in 0..2048.min(archive.len()) {
         for bit in [0x01, 0x80] {
             let mut flipped = archive.clone();
             flipped[at] ^= bit;
             forge::mend_checksum(&mut flipped, at / 512 * 512);
             let dir = tempfile::tempdir_in(arena.root()).unwrap();
-            let _ = unpack(&flipped[..], File::open(dir.path()).unwrap().as_fd(), &UnpackOptions::default(), &mut NoHooks);
+            let _ = unpack(&flipped[..], File::open(dir.path()).unwrap().as_fd(), &options, &mut NoHooks);
             forge::open_up(dir.path());
         }
     }

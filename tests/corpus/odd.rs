@@ -224,7 +224,7 @@ pub(crate) const COMPRESSED: [(Maker, Verdict); 12] = [
     compressed("gzip", "gzip", "gzip -c $tar > $out"),
     compressed("gzip-1-named", "gzip", "cp $tar 'a name'; gzip -1N 'a name'; mv 'a name.gz' $out"),
     compressed("gzip-members", "gzip", "split -n 7 $tar part; for part in part*; do gzip -c $part; done > $out"),
-    odd("gzip-zeros-after", "gzip", INVALID, "gzip -c $tar > $out; head -c 1000 /dev/zero >> $out"),
+    odd("gzip-zeros-after", "gzip", Verdict::Tar, "gzip -c $tar > $out; head -c 1000 /dev/zero >> $out"),
     compressed("pigz", "pigz", "pigz -c -p 4 -b 128 $tar > $out"),
     compressed("pigz-independent", "pigz", "pigz -c -p 4 -i -1 $tar > $out"),
     compressed("zstd", "zstd", "zstd -qc $tar > $out"),

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use reroot::unpack::{LossKind, NoHooks, UnpackOptions, unpack};
+use reroot::unpack::{Hooks, LossKind, NoHooks, Tally, Threads, UnpackOptions, unpack};
 
 use crate::forge::Forge;
 
@@ -137,6 +137,17 @@ fn losses_do_not_fill_memory() {
     });
 }
 
+/// When each entry has begun.
+#[derive(Default)]
+struct Begun(Vec<Instant>);
+
+impl Hooks for Begun {
+    fn entry(&mut self, _: &Tally) -> reroot::Result<()> {
+        self.0.push(Instant::now());
+        Ok(())
+    }
+}
+
 #[test]
 fn deep_paths_take_few_descriptors_and_little_time() {
     // One deep path after another, with nothing in common: each is made, and left, from the ground.
@@ -145,18 +156,19 @@ fn deep_paths_take_few_descriptors_and_little_time() {
         const TURNS: u64 = 20;
         let deep = |name: &str| vec![name; DEPTH].join("/");
         let (a, b) = (deep("a"), deep("b"));
-        let mut begun = Vec::new();
         let stream = pieces(TURNS, |number| {
-            begun.push(Instant::now());
             let path = format!("{}/f{number}", if number % 2 == 0 { &a } else { &b });
             Forge::new().pax(&[("path", path.as_bytes())]).file("cut", b"x")
         });
         let dir = Folder::new();
-        let unpacked = unpack(stream, dir.open().as_fd(), &UnpackOptions::default(), &mut NoHooks)
-            .unwrap_or_else(|error| panic!("{}", error.report()));
+        // In one thread, of which each entry takes its time.
+        let options = UnpackOptions::default().with_threads(Threads::Caller);
+        let mut begun = Begun::default();
+        let unpacked =
+            unpack(stream, dir.open().as_fd(), &options, &mut begun).unwrap_or_else(|error| panic!("{}", error.report()));
         assert_eq!(unpacked.tally.entries, TURNS);
         // The fastest turn, but for the first, which leaves nothing: the machine has other things to do too.
-        let fastest = begun.windows(2).skip(1).map(|pair| pair[1] - pair[0]).min().unwrap();
+        let fastest = begun.0.windows(2).skip(1).map(|pair| pair[1] - pair[0]).min().unwrap();
         println!("{DEPTH} levels up and {DEPTH} down: {fastest:?}");
         let mut here = dir.open();
         for _ in 0..DEPTH {

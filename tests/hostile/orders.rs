@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use reroot::ErrorKind;
 use reroot::unpack::UnpackOptions;
 
+use crate::arena::{Arena, refuse, take};
 use crate::forge::{self, Forge, header};
-use crate::{Arena, refuse, take};
 
 /// One entry: a path, and what is there.
 #[derive(Debug, Clone)]

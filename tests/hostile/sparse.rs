@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use reroot::unpack::{NoHooks, UnpackOptions, scan};
 use reroot::{ByteSize, ErrorKind, Limits};
 
+use crate::arena::{refuse, refuse_with, take};
 use crate::forge::{Forge, header};
-use crate::{refuse, refuse_with, take};
 
 /// One sparse file: its size, where its pieces lie, and what is stored of them.
 type Build = fn(&str, &[(u64, u64)], &[u8]) -> Forge;

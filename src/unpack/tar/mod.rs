@@ -101,7 +101,12 @@ impl<'a> Tar<'a> {
                 return Err(invalid(message).with_context("offset", offset).with_remedy("fetch the image again"));
             }
             let at = |error: Error| error.with_context("offset", offset);
-            match header.as_old().linkflag[0] {
+            let kind = header.as_old().linkflag[0];
+            if matches!(kind, b'x' | b'X' | b'g' | b'L' | b'K' | b'V') {
+                // One that says that nothing follows it takes room and time all the same.
+                self.count_header(&mut prelude, BLOCK as u64).map_err(at)?;
+            }
+            match kind {
                 b'x' | b'X' => {
                     let records = self.extension(&header, &mut prelude).map_err(at)?;
                     prelude.extensions.read(&records).map_err(at)?;
@@ -376,8 +381,12 @@ fn device(header: &Header) -> Result<(u32, u32)> {
     if bytes[257..262] != *b"ustar" {
         return Err(invalid("it is a device without a number"));
     }
-    let number = |bytes| u32::try_from(field(bytes, "device number")?).map_err(|_| invalid("its device number is out of range"));
-    Ok((number(&bytes[329..337])?, number(&bytes[337..345])?))
+    // Of more bits than these Linux has none.
+    let number = |bytes, bits: u32| {
+        let number = u32::try_from(field(bytes, "device number")?).ok().filter(|number| number >> bits == 0);
+        number.ok_or_else(|| invalid("its device number is out of range"))
+    };
+    Ok((number(&bytes[329..337], 12)?, number(&bytes[337..345], 20)?))
 }
 
 /// A numeric field: octal digits between spaces or NUL bytes, or GNU's binary form, which may be negative. An empty one is zero.
