@@ -23,12 +23,14 @@ use stand::{Obstacle, Stand};
 /// Whose archive is compressed.
 const ARCHIVER: &Maker = &MAKERS[0];
 
+type Case = Box<dyn FnOnce(&Stand) -> Result<(), Obstacle> + Send>;
+
 fn main() {
     let arguments = Arguments::from_args();
     let stand = Arc::new(Stand::default());
     let mut trials = Vec::new();
     for kind in [Kind::Tmpfs, Kind::Ext4, Kind::Xfs, Kind::Btrfs] {
-        let mut add = |maker: &str, what: &str, run: Box<dyn FnOnce(&Stand) -> Result<(), Obstacle> + Send>| {
+        let mut add = |maker: &str, what: &str, run: Case| {
             let stand = Arc::clone(&stand);
             trials.push(Trial::ignorable_test(format!("{}::{maker}::{what}", kind.name()), move || outcome(run(&stand))));
         };

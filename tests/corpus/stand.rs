@@ -33,6 +33,9 @@ impl From<std::io::Error> for Obstacle {
 
 type Once<T> = OnceLock<Result<T, Obstacle>>;
 
+/// By the names of maker and tree.
+type Archives = HashMap<(&'static str, &'static str), Arc<Once<PathBuf>>>;
+
 /// File systems, and what has been made on them so far.
 #[derive(Debug, Default)]
 pub(crate) struct Stand {
@@ -40,7 +43,7 @@ pub(crate) struct Stand {
     workshop: Once<LoopFs>,
     places: Mutex<HashMap<&'static str, Arc<Once<LoopFs>>>>,
     trees: Mutex<HashMap<&'static str, Arc<Once<PathBuf>>>>,
-    archives: Mutex<HashMap<(&'static str, &'static str), Arc<Once<PathBuf>>>>,
+    archives: Mutex<Archives>,
 }
 
 /// An archive, and the tree it was made of.
