@@ -8,6 +8,8 @@ mod content;
 #[cfg(feature = "tar")]
 mod decode;
 #[cfg(feature = "tar")]
+mod digesting;
+#[cfg(feature = "tar")]
 mod format;
 mod layout;
 #[cfg(feature = "tar")]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::digesting::Digesting;
 use crate::digest::{Hasher, Sha256};
 use crate::error::{Error, ErrorKind};
 use crate::progress::CancelToken;
@@ -93,7 +94,7 @@ pub(super) struct Source {
     start: usize,
     end: usize,
     consumed: Position,
-    hasher: Hasher,
+    digest: Digesting,
     cancel: CancelToken,
     /// Set by whoever does not want more.
     stop: CancelToken,
@@ -109,7 +110,7 @@ impl Source {
             start: 0,
             end: 0,
             consumed: Position::default(),
-            hasher: Hasher::new(),
+            digest: Digesting::new(Hasher::new()),
             cancel,
             stop: CancelToken::new(),
             patience,
@@ -131,7 +132,7 @@ impl Source {
     /// Goes on with a digest that others began.
     #[must_use]
     pub(super) fn hashing_after(mut self, hasher: Hasher) -> Self {
-        self.hasher = hasher;
+        self.digest = Digesting::new(hasher);
         self
     }
 
@@ -151,7 +152,7 @@ impl Source {
         loop {
             let length = self.fill_buf()?.len();
             if length == 0 {
-                return Ok((self.hasher.finish(), self.input));
+                return Ok((self.digest.finish(), self.input));
             }
             self.consume(length);
         }
@@ -166,7 +167,7 @@ impl Source {
         let length = read(&mut self.input, free, [&self.cancel, &self.stop], self.patience).map_err(|error| {
             io::Error::other(error.with_context("offset", self.consumed.bytes() + (self.end - self.start) as u64))
         })?;
-        self.hasher.update(&free[..length]);
+        self.digest.update(&free[..length]);
         self.end += length;
         Ok(length)
     }
