@@ -128,7 +128,7 @@ fn failures_leave_the_old_root_and_say_so() {
     let pool = Pool::with_old_root();
     let image = pool.0.path().join("image");
     let sample = fs::read(SAMPLE).unwrap();
-    for (bytes, status) in [(&b""[..], 1), (b"no image at all", 1), (&sample[..sample.len() / 2], 1), (b"hsqs", 3)] {
+    for (bytes, status) in [(&b""[..], 1), (b"no image at all", 1), (&sample[..sample.len() / 2], 1), (b"QFI\xfb", 3)] {
         fs::write(&image, bytes).unwrap();
         let error = assert_status(&pool.rebuild(&["--json", image.to_str().unwrap()]), status);
         assert!(error["message"].is_string() && error["operation"].is_string(), "{error}");

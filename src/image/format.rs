@@ -153,6 +153,7 @@ impl Format {
             Some(Known::Bzip2) => ("bzip2", Some("bzip2")),
             #[cfg(not(feature = "lz4"))]
             Some(Known::Lz4) => ("lz4", Some("lz4")),
+            Some(Known::Foreign("squashfs")) if !cfg!(feature = "squashfs") => ("squashfs", Some("squashfs")),
             Some(Known::Foreign(name)) => (name, None),
             None if start.len() < PEEK => {
                 return Err(invalid(format!("it ends after {} bytes, before one tar header", start.len())));
