@@ -44,7 +44,11 @@ pub(crate) struct Line {
 /// Runs `line` in a process that measures it, and then syncs the file system of `sync`, measured too.
 pub(crate) fn measure(line: &Line, sync: Option<&Path>) -> Result<Figures, String> {
     let mut command = again("measure")?;
-    command.arg(line.warning.to_string()).arg(line.input.as_deref().unwrap_or(Path::new("/dev/null"))).arg(sync.unwrap_or(Path::new(""))).args(&line.words);
+    command
+        .arg(line.warning.to_string())
+        .arg(line.input.as_deref().unwrap_or(Path::new("/dev/null")))
+        .arg(sync.unwrap_or(Path::new("")))
+        .args(&line.words);
     from_json(&mut command)
 }
 

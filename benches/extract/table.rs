@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::cases::{Group, Target};
+use crate::cases::Group;
 use crate::measure::Figures;
 use crate::runs::{Contested, Results};
 
@@ -37,7 +37,7 @@ fn median(samples: &[Figures], of: impl Fn(&Figures) -> f64) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     let upper = values.get(middle)?;
-    Some(if values.len() % 2 == 0 { (values.get(middle.wrapping_sub(1))? + upper) / 2.0 } else { *upper })
+    Some(if values.len().is_multiple_of(2) { (values.get(middle.wrapping_sub(1))? + upper) / 2.0 } else { *upper })
 }
 
 fn wall(samples: &[Figures]) -> Option<f64> {
@@ -111,13 +111,15 @@ fn row(results: &Results, group: Group) -> String {
         let best = |all: &[&Contested]| all.iter().filter_map(|one| of(&one.samples)).reduce(f64::min);
         Some(best(&theirs)? / best(&ours)?)
     };
-    let columns: [(Option<f64>, fn(&Target) -> Option<f64>); 3] =
-        [(ratio(wall), |target| target.wall), (ratio(processor), |target| target.processor), (ratio(peak), |target| target.memory)];
+    let columns = [
+        (ratio(wall), target.and_then(|target| target.wall)),
+        (ratio(processor), target.and_then(|target| target.processor)),
+        (ratio(peak), target.and_then(|target| target.memory)),
+    ];
     let mut met = true;
     let mut demanded = false;
     let mut cells = Vec::new();
     for (ratio, least) in columns {
-        let least = target.and_then(least);
         let shown = ratio.map_or("none".to_owned(), |ratio| format!("{ratio:.2}"));
         cells.push(match least {
             Some(least) => {
