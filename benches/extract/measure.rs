@@ -37,12 +37,18 @@ pub(crate) struct Line {
     pub(crate) words: Vec<OsString>,
     /// Becomes its standard input.
     pub(crate) input: Option<PathBuf>,
+    /// The exit status by which it only warns, if it has one.
+    pub(crate) warning: i32,
 }
 
 /// Runs `line` in a process that measures it, and then syncs the file system of `sync`, measured too.
 pub(crate) fn measure(line: &Line, sync: Option<&Path>) -> Result<Figures, String> {
     let mut command = again("measure")?;
-    command.arg(line.input.as_deref().unwrap_or(Path::new("/dev/null"))).arg(sync.unwrap_or(Path::new(""))).args(&line.words);
+    command
+        .arg(line.warning.to_string())
+        .arg(line.input.as_deref().unwrap_or(Path::new("/dev/null")))
+        .arg(sync.unwrap_or(Path::new("")))
+        .args(&line.words);
     from_json(&mut command)
 }
 
@@ -63,9 +69,10 @@ pub(crate) fn from_json(command: &mut Command) -> Result<Figures, String> {
     serde_json::from_slice(&output.stdout).map_err(|error| format!("{command:?} printed no figures: {error}"))
 }
 
-/// The mode `measure INPUT SYNC COMMAND...`: prints the figures.
+/// The mode `measure WARNING INPUT SYNC COMMAND...`: prints the figures.
 pub(crate) fn main(words: &[OsString]) -> Result<(), String> {
-    let [input, sync, program, rest @ ..] = words else { return Err("measure INPUT SYNC COMMAND...".into()) };
+    let [warning, input, sync, program, rest @ ..] = words else { return Err("measure WARNING INPUT SYNC COMMAND...".into()) };
+    let warning: Option<i32> = warning.to_str().and_then(|warning| warning.parse().ok());
     let input = File::open(input).map_err(|error| format!("{}: {error}", input.display()))?;
     let mut command = Command::new(program);
     command.args(rest).stdin(input).stdout(Stdio::null());
@@ -76,7 +83,7 @@ pub(crate) fn main(words: &[OsString]) -> Result<(), String> {
         nix::unistd::syncfs(sync).map_err(|errno| format!("syncfs: {errno}"))?;
     }
     let wall = start.elapsed().as_secs_f64();
-    if !status.success() {
+    if !status.success() && (status.code().is_none() || status.code() != warning) {
         return Err(format!("{} ended with {status}", program.display()));
     }
     print(wall, UsageWho::RUSAGE_CHILDREN, (0.0, 0.0))

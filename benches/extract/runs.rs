@@ -62,9 +62,9 @@ impl Runner {
         let mut results = Results { case: case.clone(), all: names.iter().map(contested).collect() };
         // The first round warms up, and shows who keeps what; those who cannot do it at all are left out of the others.
         let mut able = Vec::new();
-        for (index, one) in names.iter().enumerate() {
-            let chosen = self.chosen.is_empty() || self.chosen.iter().any(|text| one.name.contains(text.as_str()));
-            if !chosen && one.group != Group::Ours {
+        for (index, name) in names.iter().enumerate() {
+            let chosen = self.chosen.is_empty() || self.chosen.iter().any(|text| name.name.contains(text.as_str()));
+            if !chosen && name.group != Group::Ours {
                 results.all[index].lost = "not run".into();
                 continue;
             }
@@ -73,7 +73,7 @@ impl Runner {
                     results.all[index].lost = lost;
                     able.push(index);
                 }
-                Err(error) if one.group != Group::Ours => results.all[index].lost = format!("fails: {error}"),
+                Err(error) if name.group != Group::Ours => results.all[index].lost = format!("fails: {error}"),
                 Err(error) => return Err(format!("{}: {error}", case.name())),
             }
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::cases::{Group, Target};
+use crate::cases::Group;
 use crate::measure::Figures;
 use crate::runs::{Contested, Results};
 
@@ -111,14 +111,15 @@ fn row(results: &Results, group: Group) -> String {
         let best = |all: &[&Contested]| all.iter().filter_map(|one| of(&one.samples)).reduce(f64::min);
         Some(best(&theirs)? / best(&ours)?)
     };
-    type Least = fn(&Target) -> Option<f64>;
-    let columns: [(Option<f64>, Least); 3] =
-        [(ratio(wall), |target| target.wall), (ratio(processor), |target| target.processor), (ratio(peak), |target| target.memory)];
+    let columns = [
+        (ratio(wall), target.and_then(|target| target.wall)),
+        (ratio(processor), target.and_then(|target| target.processor)),
+        (ratio(peak), target.and_then(|target| target.memory)),
+    ];
     let mut met = true;
     let mut demanded = false;
     let mut cells = Vec::new();
     for (ratio, least) in columns {
-        let least = target.and_then(least);
         let shown = ratio.map_or("none".to_owned(), |ratio| format!("{ratio:.2}"));
         cells.push(match least {
             Some(least) => {
