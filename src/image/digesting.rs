@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn the_digest_is_the_same_whoever_computes_it() {
         for length in [0, 1, ALONE as usize, 5 << 20] {
-            let bytes: Vec<u8> = (0..length).map(|n| (n * n >> 7) as u8).collect();
+            let bytes: Vec<u8> = (0..length).map(|n| ((n * n) >> 7) as u8).collect();
             let (mut alone, mut together) = (Hasher::new(), Digesting::new(Hasher::new()));
             alone.update(&bytes);
             bytes.chunks(100_003).for_each(|piece| together.update(piece));
