@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use reroot::conformance::manifest::Manifest;
-use reroot::unpack::{LossKind, LossPolicy, NoHooks, UnpackOptions, scan_squashfs};
+use reroot::unpack::{LossKind, LossPolicy, NoHooks, Threads, UnpackOptions, scan_squashfs};
 use reroot::{ByteSize, ErrorKind, Limits};
 
 use support::{assert_same, is_available, pack, place, run, try_unpack, unpack};
@@ -59,6 +59,16 @@ fn every_way_of_packing() {
         assert_eq!(tally.bytes, unpacked.tally.bytes, "{way:?}");
         fs::remove_dir_all(&root).unwrap();
     }
+}
+
+#[test]
+fn without_threads_the_tree_is_the_same() {
+    let Some(place) = place("squashfs images without threads") else { return };
+    let source = place.tree();
+    let image = pack(&place, &source, "image", &["-comp", "zstd"]);
+    let options = UnpackOptions::new().with_threads(Threads::Caller);
+    let (root, _) = unpack(&image, &place.path("ours"), &options);
+    assert_same("without threads", &Manifest::of(&source).unwrap(), &root);
 }
 
 #[test]

@@ -89,7 +89,8 @@ impl Squashfs {
         let mut metadata = Metadata::new(input.clone(), superblock.compressor.decoder()?);
         let ids = ids(&mut metadata, &superblock)?;
         let xattrs = Xattrs::find(&metadata, &superblock)?;
-        let workers = Workers::new(input, superblock.compressor, superblock.block_size as usize, consumed.clone())?;
+        let workers =
+            Workers::new(input, superblock.compressor, superblock.block_size as usize, options.threads, consumed.clone())?;
         Ok(Squashfs {
             walk: Walk::new(&superblock, limits),
             superblock,

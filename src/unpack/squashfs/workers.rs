@@ -13,9 +13,10 @@ use super::content::Packed;
 use super::input::Input;
 use super::{corrupt, invalid};
 use crate::error::Result;
+use crate::unpack::options::Threads;
 
 /// How many threads there are at most. Writing keeps pace with no more.
-const THREADS: usize = 4;
+const THREADS_MAX: usize = 4;
 
 /// What a block decodes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,8 +100,14 @@ struct Tools {
 }
 
 impl Workers {
-    /// Starts the threads, as many as the system allows. `consumed` counts the bytes of the image that they read.
-    pub(super) fn new(input: Input, compressor: Compressor, block_size: usize, consumed: Arc<AtomicU64>) -> Result<Self> {
+    /// Starts the threads, as many as the caller and the system allow. `consumed` counts the bytes of the image that they read.
+    pub(super) fn new(
+        input: Input,
+        compressor: Compressor,
+        block_size: usize,
+        threads: Threads,
+        consumed: Arc<AtomicU64>,
+    ) -> Result<Self> {
         let shared = Arc::new(Shared {
             input,
             queue: Mutex::default(),
@@ -111,7 +118,10 @@ impl Workers {
         });
         let own = Tools::new(compressor)?;
         let mut workers = Workers { shared, threads: Vec::new(), own, alive: Arc::default() };
-        let count = thread::available_parallelism().map_or(1, |count| count.get().min(THREADS));
+        let count = match threads {
+            Threads::Caller => 0,
+            Threads::Own => thread::available_parallelism().map_or(1, |count| count.get().min(THREADS_MAX)),
+        };
         for _ in 0..count {
             let (shared, tools) = (workers.shared.clone(), Tools::new(compressor)?);
             let thread = thread::Builder::new().name("squashfs".to_owned()).spawn(move || shared.work(tools));
