@@ -62,8 +62,8 @@ impl Arena {
         assert_eq!((cage.mtime(), cage.uid()), (1, canary.uid()), "the cage was touched");
         assert_eq!(fs::read(self.canary()).expect("the canary"), b"alive");
         match &result {
-            Ok(unpacked) => crate::assert_harmless(&unpacked.losses.to_string()),
-            Err(error) => crate::assert_orderly(error),
+            Ok(unpacked) => super::assert_harmless(&unpacked.losses.to_string()),
+            Err(error) => super::assert_orderly(error),
         }
         result
     }

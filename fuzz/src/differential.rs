@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use reroot::unpack::{NoHooks, unpack};
 use tar::EntryType;
 
-use crate::arena::{self, Arena};
+use super::arena::{self, Arena};
 
 /// What the other reader says of an entry.
 struct Theirs {
@@ -29,7 +29,7 @@ struct Theirs {
 pub fn differential(data: &[u8]) {
     let Some(theirs) = read(data) else { return };
     let arena = Arena::new();
-    if arena.run(|root| unpack(data, root, &crate::options(data), &mut NoHooks)).is_err() {
+    if arena.run(|root| unpack(data, root, &super::options(data), &mut NoHooks)).is_err() {
         return;
     }
     for (path, entry) in &theirs {
