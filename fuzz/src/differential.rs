@@ -27,6 +27,7 @@ struct Theirs {
 
 /// A tar stream, by us and by the reader of the tar crate.
 pub fn differential(data: &[u8]) {
+    let data = &super::mended(data)[..];
     let Some(theirs) = read(data) else { return };
     let arena = Arena::new();
     if arena.run(|root| unpack(data, root, &super::options(data), &mut NoHooks)).is_err() {
@@ -67,16 +68,16 @@ fn read(data: &[u8]) -> Option<BTreeMap<PathBuf, Theirs>> {
                 | EntryType::Link
                 | EntryType::Fifo
                 | EntryType::GNUSparse
-        );
+        ) || matches!(kind, EntryType::Char | EntryType::Block) && !arena::is_limited();
         if !common || all.len() > 100 {
             return None;
         }
         let mut records = 0;
         if let Some(extensions) = entry.pax_extensions().ok()? {
             for extension in extensions {
-                // Sparse files of the three formats that it does not know, and values that it takes as they are.
-                let key = extension.ok()?.key_bytes().to_vec();
-                if key.starts_with(b"GNU.sparse") || matches!(&key[..], b"size" | b"path" | b"linkpath" | b"uid" | b"gid") {
+                // Sparse files of the three formats that it does not know; and what is empty it takes for what it is.
+                let extension = extension.ok()?;
+                if extension.key_bytes().starts_with(b"GNU.sparse") || extension.value_bytes().is_empty() {
                     return None;
                 }
                 records += 1;
@@ -133,6 +134,8 @@ fn compare(root: &Path, path: &Path, theirs: &Theirs) {
             assert_eq!((ours.dev(), ours.ino()), (target.dev(), target.ino()), "{path:?}");
             return;
         }
+        EntryType::Char => assert_eq!(ours.mode() & 0o170000, 0o020000, "{path:?}"),
+        EntryType::Block => assert_eq!(ours.mode() & 0o170000, 0o060000, "{path:?}"),
         EntryType::Fifo => assert_eq!(ours.mode() & 0o170000, 0o010000, "{path:?}"),
         _ => {
             assert!(ours.is_file(), "{path:?} is no file");

@@ -28,6 +28,7 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
 
 /// A tar stream: read, and unpacked.
 pub fn unpack(data: &[u8]) {
+    let data = &mended(data)[..];
     let arena = Arena::new();
     let options = options(data);
     let scanned = scan(data, &options, &mut NoHooks);
@@ -78,7 +79,8 @@ pub fn oci(data: &[u8]) {
     let layer = [&header("file", b'0', 0)[..], &[0; 1024]].concat();
     let described = add(&layer, "layer.v1.tar");
     let given = |which: u8, usual: String| if first % 6 == which { document.to_vec() } else { usual.into_bytes() };
-    let config = format!(r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":["sha256:{}"]}}}}"#, hex(&layer));
+    let config =
+        format!(r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":["sha256:{}"]}}}}"#, hex(&layer));
     let config = add(&given(1, config), "config.v1+json");
     let manifest = add(&given(2, format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{described}]}}"#)), "manifest.v1+json");
     let nested = add(&given(3, format!(r#"{{"schemaVersion":2,"manifests":[{manifest}]}}"#)), "index.v1+json");
@@ -89,7 +91,8 @@ pub fn oci(data: &[u8]) {
         // A docker archive has its own.
         let _ = fs::remove_file(image.join("index.json"));
         let mut archive = Vec::new();
-        for (name, bytes) in [("manifest.json", document), ("layer.tar", &layer), ("config.json", br#"{"os":"linux","rootfs":{}}"#)] {
+        for (name, bytes) in [("manifest.json", document), ("layer.tar", &layer), ("config.json", br#"{"os":"linux","rootfs":{}}"#)]
+        {
             archive.extend_from_slice(&header(name, b'0', bytes.len() as u64));
             archive.extend_from_slice(bytes);
             archive.resize(archive.len().next_multiple_of(512), 0);
@@ -136,8 +139,12 @@ fn options(data: &[u8]) -> UnpackOptions {
 /// What an archive may fail with, and what may be said of it: what is wrong with it is not the system's fault.
 fn assert_orderly(error: &Error) {
     use ErrorKind as Kind;
-    let orderly = matches!(error.kind(), Kind::InvalidImage | Kind::UnsafePath | Kind::LimitExceeded | Kind::Unsupported | Kind::DigestMismatch);
-    assert!(orderly || arena::is_limited() && error.kind() == Kind::PermissionDenied, "{}", error.report());
+    let orderly = matches!(
+        error.kind(),
+        Kind::InvalidImage | Kind::UnsafePath | Kind::LimitExceeded | Kind::Unsupported | Kind::DigestMismatch
+    );
+    let must_be_chosen = matches!(error.kind(), Kind::NotFound | Kind::InvalidInput) && error.operation() == "choose an image";
+    assert!(orderly || must_be_chosen || arena::is_limited() && error.kind() == Kind::PermissionDenied, "{}", error.report());
     assert_harmless(&error.report().to_string());
     assert!(!error.to_string().contains('\n'));
 }
@@ -145,6 +152,17 @@ fn assert_orderly(error: &Error) {
 fn assert_harmless(text: &str) {
     let reorders = |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
     assert!(text.chars().all(|c| c == '\n' || !c.is_control() && !reorders(c)), "{text:?}");
+}
+
+/// The stream with the checksum of every header made right, or none would get past it that is not a seed's.
+fn mended(data: &[u8]) -> Vec<u8> {
+    let mut mended = data.to_vec();
+    for block in mended.chunks_exact_mut(512).filter(|block| block[257..262] == *b"ustar") {
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+    mended
 }
 
 /// A header of the caller's own, sealed.
