@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use reroot::unpack::{NoHooks, UnpackOptions, Unpacked};
+use reroot::unpack::{NoHooks, UnpackOptions, Unpacked, Writeback};
 use reroot::{CancelToken, Error, Image, Result};
 
 /// Unpacks an image into a directory that exists. What is in it stays, but for what the image replaces.
@@ -43,7 +43,9 @@ fn unpack(arguments: &Arguments) -> Result<Unpacked> {
     let root = open(&arguments.directory)?;
     let mut image = Image::open(&arguments.image)?;
     let patience = Duration::from_secs(60);
-    let (unpacked, _) = image.unpack(&root, &UnpackOptions::new(), &mut NoHooks, &CancelToken::new(), patience)?;
+    let writeback = if arguments.sync { Writeback::Early } else { Writeback::default() };
+    let options = UnpackOptions::new().with_writeback(writeback);
+    let (unpacked, _) = image.unpack(&root, &options, &mut NoHooks, &CancelToken::new(), patience)?;
     if arguments.sync {
         nix::unistd::syncfs(&root).map_err(|errno| Error::io("unpack", "the file system cannot be synced", errno))?;
     }
