@@ -1,4 +1,4 @@
-//! A digest that a thread of its own computes, beside the decoder, which has enough to do.
+//! A digest that a thread of its own may compute, beside a decoder that has enough to do.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
@@ -15,7 +15,15 @@ const WAITING: usize = 4;
 pub(super) struct Digesting {
     hasher: Option<Hasher>,
     passed: u64,
+    place: Place,
     thread: Option<Thread>,
+}
+
+/// Who computes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Here,
+    Apart,
 }
 
 #[derive(Debug)]
@@ -26,14 +34,19 @@ struct Thread {
 }
 
 impl Digesting {
-    /// Goes on with what `hasher` has digested.
+    /// Goes on with what `hasher` has digested, on the caller's thread.
     pub(super) fn new(hasher: Hasher) -> Self {
-        Digesting { hasher: Some(hasher), passed: 0, thread: None }
+        Digesting { hasher: Some(hasher), passed: 0, place: Place::Here, thread: None }
+    }
+
+    /// From now on, if there is much of it, on a thread of its own.
+    pub(super) fn go_apart(&mut self) {
+        self.place = Place::Apart;
     }
 
     pub(super) fn update(&mut self, bytes: &[u8]) {
         self.passed += bytes.len() as u64;
-        if self.thread.is_none() && self.passed > ALONE {
+        if self.thread.is_none() && self.place == Place::Apart && self.passed > ALONE {
             self.thread = self.hasher.as_ref().and_then(Thread::start);
         }
         match (&self.thread, &mut self.hasher) {
@@ -107,6 +120,7 @@ mod tests {
             let bytes: Vec<u8> = (0..length).map(|n| ((n * n) >> 7) as u8).collect();
             let (mut alone, mut together) = (Hasher::new(), Digesting::new(Hasher::new()));
             alone.update(&bytes);
+            together.go_apart();
             bytes.chunks(100_003).for_each(|piece| together.update(piece));
             assert_eq!(together.finish(), alone.finish());
         }

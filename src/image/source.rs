@@ -19,6 +19,9 @@ use crate::progress::CancelToken;
 /// How much is read at once. Large enough that system calls do not count, small enough to stay in the second-level cache.
 const BUFFER: usize = 128 << 10;
 
+/// What is worth reading to where it is wanted, without a copy.
+const PAST: usize = 16 << 10;
+
 /// How long a wait for a pipe goes on before the cancel token is looked at again.
 const POLL_STEP: Duration = Duration::from_millis(50);
 
@@ -136,6 +139,11 @@ impl Source {
         self
     }
 
+    /// Lets another thread compute the digest, for a reader that has enough to do.
+    pub(super) fn digest_apart(&mut self) {
+        self.digest.go_apart();
+    }
+
     /// How many bytes the decoder has taken so far.
     pub(super) fn position(&self) -> Position {
         self.consumed.clone()
@@ -169,6 +177,15 @@ impl Source {
         })?;
         self.digest.update(&free[..length]);
         self.end += length;
+        Ok(length)
+    }
+
+    /// Reads once, past the buffer, which is empty.
+    fn read_past(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = read(&mut self.input, buffer, [&self.cancel, &self.stop], self.patience)
+            .map_err(|error| io::Error::other(error.with_context("offset", self.consumed.bytes())))?;
+        self.digest.update(&buffer[..length]);
+        self.consumed.add(length as u64);
         Ok(length)
     }
 }
@@ -231,6 +248,9 @@ impl BufRead for Source {
 
 impl Read for Source {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.start == self.end && buffer.len() >= PAST {
+            return self.read_past(buffer);
+        }
         let available = self.fill_buf()?;
         let length = available.len().min(buffer.len());
         buffer[..length].copy_from_slice(&available[..length]);

@@ -44,6 +44,9 @@ impl Stream {
         let format = Format::detect(source.peek(PEEK).map_err(unwrap)?)?;
         let position = source.position();
         let decoder = decoder(format, decoding).map_err(|fault| explain(format, fault))?;
+        if decoder.is_some() {
+            source.digest_apart();
+        }
         Ok(Stream { source, decoder, place: Place::Member, format, position })
     }
 
