@@ -43,7 +43,7 @@ fn main() {
         for (maker, verdict) in &ODD {
             add("odd", maker.name, Box::new(move |stand| stand.compare(kind, &stand.of_nothing(maker)?, *verdict)));
         }
-        for (maker, verdict) in &COMPRESSED {
+        for (maker, verdict) in COMPRESSED {
             let run = move |stand: &Stand| {
                 let plain = stand.of_tree(ARCHIVER, "sizes")?;
                 stand.rebuild(kind, &stand.of_archive(maker, &plain)?, &plain.archive, *verdict)

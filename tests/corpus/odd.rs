@@ -219,7 +219,7 @@ pub(crate) const ODD: [(Maker, Verdict); 44] = [
 ];
 
 /// Ways to compress `$tar` to `$out`.
-pub(crate) const COMPRESSED: [(Maker, Verdict); 12] = [
+pub(crate) const COMPRESSED: &[(Maker, Verdict)] = &[
     compressed("plain", "cat", "cat $tar > $out"),
     compressed("gzip", "gzip", "gzip -c $tar > $out"),
     compressed("gzip-1-named", "gzip", "cp $tar 'a name'; gzip -1N 'a name'; mv 'a name.gz' $out"),
@@ -235,6 +235,24 @@ pub(crate) const COMPRESSED: [(Maker, Verdict); 12] = [
         "zstd",
         "split -n 7 $tar part; for part in part*; do zstd -qc $part; printf 'P*M\\x18\\4\\0\\0\\0skip'; done > $out",
     ),
+    #[cfg(feature = "xz")]
+    compressed("xz", "xz", "xz -1c $tar > $out"),
+    #[cfg(feature = "xz")]
+    compressed("xz-blocks", "xz", "xz -0c -T2 --block-size=100000 --check=crc32 $tar > $out"),
+    #[cfg(feature = "xz")]
+    compressed("xz-streams", "xz", "split -n 7 $tar part; for part in part*; do xz -0c $part; head -c 8 /dev/zero; done > $out"),
+    #[cfg(feature = "xz")]
+    compressed("lzma", "xz", "xz -1 --format=lzma -c $tar > $out"),
+    #[cfg(feature = "bzip2")]
+    compressed("bzip2", "bzip2", "bzip2 -c $tar > $out"),
+    #[cfg(feature = "bzip2")]
+    compressed("bzip2-streams", "bzip2", "split -n 7 $tar part; for part in part*; do bzip2 -1c $part; done > $out"),
+    #[cfg(feature = "lz4")]
+    compressed("lz4", "lz4", "lz4 -qc $tar > $out"),
+    #[cfg(feature = "lz4")]
+    compressed("lz4-linked", "lz4", "lz4 -qc -9 -BD -B4 --content-size $tar > $out"),
+    #[cfg(feature = "lz4")]
+    compressed("lz4-legacy", "lz4", "lz4 -qlc $tar > $out"),
     compressed(
         "skopeo-zstd",
         "skopeo",

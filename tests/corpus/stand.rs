@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use reroot::conformance::manifest::{DirectoryTimes, Manifest, ManifestOptions};
 use reroot::dir::DirVolume;
-use reroot::unpack::{NoHooks, UnpackOptions, scan, unpack};
+use reroot::unpack::{NoHooks, Threads, UnpackOptions, scan, unpack};
 use reroot::{Image, Rebuild};
 
 use crate::common::Folder;
@@ -115,24 +115,32 @@ impl Stand {
     /// Unpacks an archive on a file system of `kind`, and judges what comes out.
     pub(crate) fn compare(&self, kind: Kind, made: &Made, verdict: Verdict) -> Result<(), Obstacle> {
         let folder = Folder::new(&self.place(kind)?)?;
-        let (theirs, ours) = (folder.path().join("theirs"), folder.path().join("ours"));
+        let theirs = folder.path().join("theirs");
         fs::create_dir(&theirs)?;
-        fs::create_dir(&ours)?;
-        let options = UnpackOptions::default();
-        let scanned = scan(File::open(&made.archive)?, &options, &mut NoHooks);
-        let unpacked = unpack(File::open(&made.archive)?, File::open(&ours)?.as_fd(), &options, &mut NoHooks);
-        let Some(unpacked) = judged(unpacked, verdict)? else { return Ok(()) };
-        if scanned.as_ref().ok() != Some(&unpacked.tally) {
-            return Err(Obstacle::Failed(format!("a scan finds {scanned:?}, an unpacking {:?}", unpacked.tally)));
-        }
-        if verdict != Verdict::Source {
+        if !matches!(verdict, Verdict::Source | Verdict::Error(_)) {
             gnu_tar(verdict, &made.archive, &theirs)?;
-            same(verdict, &theirs, &ours)?;
         }
-        match &made.source {
-            Some(source) if matches!(verdict, Verdict::Source | Verdict::TarAndSource) => same(verdict, source, &ours),
-            _ => Ok(()),
+        // By several threads, and by one.
+        for threads in [Threads::Own, Threads::Caller] {
+            let ours = folder.path().join(format!("{threads:?}"));
+            fs::create_dir(&ours)?;
+            let options = UnpackOptions::default().with_threads(threads);
+            let scanned = scan(File::open(&made.archive)?, &options, &mut NoHooks);
+            let unpacked = unpack(File::open(&made.archive)?, File::open(&ours)?.as_fd(), &options, &mut NoHooks);
+            let Some(unpacked) = judged(unpacked, verdict)? else { continue };
+            if scanned.as_ref().ok() != Some(&unpacked.tally) {
+                return Err(Obstacle::Failed(format!("a scan finds {scanned:?}, an unpacking {:?}", unpacked.tally)));
+            }
+            if verdict != Verdict::Source {
+                same(verdict, &theirs, &ours)?;
+            }
+            if let Some(source) = &made.source
+                && matches!(verdict, Verdict::Source | Verdict::TarAndSource)
+            {
+                same(verdict, source, &ours)?;
+            }
         }
+        Ok(())
     }
 
     fn workshop(&self) -> Result<PathBuf, Obstacle> {
