@@ -3,6 +3,7 @@
 #![cfg(all(feature = "gzip", feature = "zstd"))]
 #![allow(dead_code, reason = "each is called by its name")]
 
+#[allow(unreachable_pub, reason = "it is a crate of its own")]
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
 
