@@ -14,8 +14,11 @@ pub use self::differential::differential;
 
 use self::arena::Arena;
 
-/// A target, by its name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+/// What panics at a finding in some bytes.
+pub type Target = fn(&[u8]);
+
+/// The targets, by their names.
+pub const TARGETS: &[(&str, Target)] = &[
     ("unpack", unpack),
     ("detect", detect),
     ("pax", pax),
