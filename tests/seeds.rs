@@ -3,7 +3,7 @@
 #![cfg(all(feature = "gzip", feature = "zstd"))]
 #![allow(dead_code, reason = "each is called by its name")]
 
-#[allow(unreachable_pub, reason = "it is a crate of its own")]
+#[allow(unreachable_pub, reason = "there it is a library")]
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
 

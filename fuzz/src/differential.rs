@@ -86,6 +86,10 @@ fn read(data: &[u8]) -> Option<BTreeMap<PathBuf, Theirs>> {
         let raw = entry.path_bytes().into_owned();
         let path = normal(&raw)?;
         let header = entry.header();
+        // GNU tar and we heed the prefix whatever the version that stands before it.
+        if header.as_bytes()[257..263] == *b"ustar\0" && header.as_ustar().is_none() {
+            return None;
+        }
         let theirs = Theirs {
             kind: if kind == EntryType::Regular && raw.ends_with(b"/") { EntryType::Directory } else { kind },
             target: entry.link_name_bytes().map(|name| name.into_owned()).unwrap_or_default(),

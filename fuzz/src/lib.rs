@@ -14,10 +14,10 @@ pub use self::differential::differential;
 
 use self::arena::Arena;
 
-/// Panics at a finding.
+/// What panics at a finding in some bytes.
 pub type Target = fn(&[u8]);
 
-/// Targets by their names.
+/// The targets, by their names.
 pub const TARGETS: &[(&str, Target)] = &[
     ("unpack", unpack),
     ("detect", detect),

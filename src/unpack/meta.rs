@@ -17,7 +17,7 @@ use super::disk::Disk;
 use super::entry::{Entry, EntryPath, LostAcl, Timestamp};
 use super::loss::LossKind;
 use super::make::Plain;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sys::xattr::{self, Target};
 
 /// The setuid and setgid bits.
@@ -212,7 +212,9 @@ impl Disk<'_> {
                 Some(libc::EINVAL) if !self.privileged => return self.lose(LossKind::of_xattr(name), path).map(|()| Kept::No),
                 _ => {
                     let shown = crate::text::Escaped(name.to_bytes()).to_string();
-                    return Err(Error::io("unpack", "cannot set an extended attribute", error).with_context("attribute", shown));
+                    let malformed = error.raw_os_error() == Some(libc::EINVAL);
+                    let error = Error::io("unpack", "cannot set an extended attribute", error).with_context("attribute", shown);
+                    return Err(if malformed { error.with_kind(ErrorKind::InvalidImage) } else { error });
                 }
             }
         }

@@ -330,3 +330,28 @@ fn a_path_that_is_overridden_is_checked_as_it_comes_out() {
         assert!(arena.root().join("fine").is_file());
     }
 }
+
+#[test]
+fn attributes_with_values_that_the_kernel_does_not_take_are_the_images_fault() {
+    let long = [b'v'; 24];
+    for key in [
+        "security.capability",
+        "system.posix_acl_access",
+        "system.posix_acl_default",
+        "user.",
+        "trusted.",
+        "system.none",
+        "security.ima",
+    ] {
+        for value in [&b""[..], b"x", b"\x02\0\0\0", b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff", &long] {
+            for folder in [false, true] {
+                let arena = Arena::new();
+                let records = Forge::new().pax(&[(&format!("SCHILY.xattr.{key}"), value)]);
+                let forge = if folder { records.dir("n") } else { records.file("n", b"x") };
+                if let Err(error) = arena.unpack(&forge.end()[..], &UnpackOptions::default()) {
+                    assert_eq!(error.kind(), ErrorKind::InvalidImage, "{key}: {}", error.report());
+                }
+            }
+        }
+    }
+}
