@@ -12,6 +12,7 @@ use reroot::conformance::manifest::{Change, Differences};
 use crate::cases::{Case, Contestant, Group, Programs, Root, Source, Then, contestants};
 use crate::loopfs::{Kind, LoopFs, run};
 use crate::measure::{Figures, from_json, measure};
+use crate::table::NOT_RUN;
 
 /// What came of a case.
 pub(crate) struct Results {
@@ -65,7 +66,7 @@ impl Runner {
         for (index, name) in names.iter().enumerate() {
             let chosen = self.chosen.is_empty() || self.chosen.iter().any(|text| name.name.contains(text.as_str()));
             if !chosen && name.group != Group::Ours {
-                results.all[index].lost = "not run".into();
+                results.all[index].lost = NOT_RUN.into();
                 continue;
             }
             match self.once(case, &image, index, Check::Show) {

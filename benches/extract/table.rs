@@ -10,6 +10,10 @@ use crate::cases::Group;
 use crate::measure::Figures;
 use crate::runs::{Contested, Results};
 
+/// Said of the tree of a contestant that was not chosen.
+pub(crate) const NOT_RUN: &str = "not run";
+
+/// In KiB.
 const MIB: f64 = 1024.0;
 
 /// On what, and how.
@@ -86,7 +90,7 @@ pub(crate) fn ratios(all: &[Results]) -> String {
     );
     for results in all {
         for group in [Group::Managers, Group::LargeRecords, Group::Bsdtar, Group::TarCrate] {
-            if results.all.iter().any(|one| one.group == group) {
+            if results.all.iter().any(|one| one.group == group && one.lost != NOT_RUN) {
                 out.push_str(&row(results, group));
             }
         }
