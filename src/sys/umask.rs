@@ -6,8 +6,8 @@ use nix::sys::stat::{Mode, umask};
 /// What the mask of a thread does to the mode of what it makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Umask {
-    /// Nothing.
-    Clear,
+    /// Nothing. The process's own, as it was, is for code of others.
+    Clear(Mode),
     /// What no one here knows: another thread may change it at any time.
     Unknown,
 }
@@ -18,10 +18,18 @@ pub(crate) enum Umask {
 /// Where a filter of system calls forbids it, the mask stays shared, and unknown.
 pub(crate) fn clear_for_this_thread() -> Umask {
     match unshare(CloneFlags::CLONE_FS) {
-        Ok(()) => {
-            umask(Mode::empty());
-            Umask::Clear
-        }
+        Ok(()) => Umask::Clear(umask(Mode::empty())),
         Err(_) => Umask::Unknown,
+    }
+}
+
+impl Umask {
+    /// Calls code of others, who are to find the process's mask.
+    pub(crate) fn lend<T>(self, call: impl FnOnce() -> T) -> T {
+        let Umask::Clear(own) = self else { return call() };
+        umask(own);
+        let result = call();
+        umask(Mode::empty());
+        result
     }
 }

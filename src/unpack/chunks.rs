@@ -12,7 +12,7 @@ const CHUNK: usize = 256 << 10;
 /// How many chunks are decoded ahead.
 const AHEAD: usize = 6;
 /// How many chunks that are done with are kept to be filled again.
-const SPARE: usize = 16;
+const SPARE: usize = 8;
 /// What may follow the end of an archive: tar pads to whole records, of 10 KiB and rarely of some MiB.
 const REST: ByteSize = ByteSize::mib(64);
 

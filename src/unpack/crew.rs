@@ -18,7 +18,7 @@ use super::entry::EntryPath;
 use super::make::{Dir, Made, Maker, Plain, again};
 
 /// How many jobs may wait, and how many bytes of data with them.
-const JOBS_MAX: usize = 96;
+const JOBS_MAX: usize = 64;
 const BYTES_MAX: usize = 4 << 20;
 /// How many directories may wait to be finished: each is held open.
 const FINISHES_MAX: usize = 16;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Weak};
 
 use nix::errno::Errno;
 use nix::sys::statvfs::fstatvfs;
@@ -12,7 +13,7 @@ use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use super::crew::{Crew, Job};
 use super::entry::EntryPath;
 use super::loss::{LossKind, Losses};
-use super::make::Maker;
+use super::make::{Dir, Maker};
 use super::options::{LossPolicy, UnpackOptions, Writeback};
 use super::{Hooks, Tally};
 use crate::error::{Error, ErrorKind, Result, Space};
@@ -21,6 +22,8 @@ use crate::sys::remove::remove_tree;
 
 /// How many paths are remembered before the crew is waited for.
 const ON_THEIR_WAY_MAX: usize = 2048;
+/// How many times the directory may change among what is on its way.
+const DIRS_MAX: usize = 16;
 
 /// Bytes of file data between two calls of the caller's hook.
 const DATA_STEP: u64 = 1 << 20;
@@ -37,6 +40,11 @@ pub(super) struct Disk<'a> {
     crew: Option<Crew<'a>>,
     /// Hashes of the paths of what the crew may still be at.
     on_their_way: HashSet<u64>,
+    /// The directory of the last job that the crew got, and how many times it was another: each is held open.
+    last_dir: Weak<Dir>,
+    dirs: usize,
+    /// Whether ids may be unknown to the kernel although the caller is root.
+    in_namespace: bool,
     hasher: RandomState,
     policy: LossPolicy,
     pub(super) writeback: Writeback,
@@ -65,6 +73,9 @@ impl<'a> Disk<'a> {
             // Who is not root fails to keep most owners, which is for the policies to judge, file by file.
             crew: crew.filter(|_| privileged),
             on_their_way: HashSet::new(),
+            last_dir: Weak::new(),
+            dirs: 0,
+            in_namespace: in_namespace(),
             hasher: RandomState::new(),
             policy: options.losses,
             writeback: options.writeback,
@@ -74,16 +85,38 @@ impl<'a> Disk<'a> {
         }
     }
 
-    /// The crew, if it has room for a file of `bytes` bytes.
-    pub(super) fn crew_for(&self, bytes: u64) -> Option<&Crew<'a>> {
-        let bytes = usize::try_from(bytes).ok()?;
-        self.crew.as_ref().filter(|crew| self.on_their_way.len() < ON_THEIR_WAY_MAX && crew.has_room(bytes))
+    /// Whether the crew has room for a file of `bytes` bytes in `dir`.
+    pub(super) fn is_for_crew(&mut self, bytes: u64, dir: &Arc<Dir>) -> Result<bool> {
+        let (Some(crew), Ok(bytes)) = (&self.crew, usize::try_from(bytes)) else { return Ok(false) };
+        if crew.is_idle() {
+            self.forget();
+        } else if self.on_their_way.len() >= ON_THEIR_WAY_MAX {
+            self.settle()?;
+        }
+        let known = self.last_dir.as_ptr() == Arc::as_ptr(dir);
+        Ok(self.crew.as_ref().is_some_and(|crew| crew.has_room(bytes)) && (known || self.dirs < DIRS_MAX))
+    }
+
+    /// Whether what a call returned is that the kernel does not know an id.
+    pub(super) fn knows_all_ids(&self) -> bool {
+        self.privileged && !self.in_namespace
+    }
+
+    /// Nothing is on its way any more.
+    fn forget(&mut self) {
+        self.on_their_way.clear();
+        self.last_dir = Weak::new();
+        self.dirs = 0;
     }
 
     /// Leaves a job to the crew, if there is one.
     pub(super) fn give(&mut self, job: Job) {
         if let Job::File(file) = &job {
             self.on_their_way.insert(self.hasher.hash_one(&file.path));
+            if self.last_dir.as_ptr() != Arc::as_ptr(&file.dir) {
+                self.last_dir = Arc::downgrade(&file.dir);
+                self.dirs += 1;
+            }
         }
         if let Some(crew) = &self.crew {
             crew.give(job);
@@ -103,11 +136,13 @@ impl<'a> Disk<'a> {
     /// Waits until the crew is done, and does what it could not. Returns whether there was anything to wait for.
     pub(super) fn settle(&mut self) -> Result<bool> {
         let Some(crew) = &mut self.crew else { return Ok(false) };
-        self.on_their_way.clear();
         if crew.is_idle() {
+            self.forget();
             return Ok(false);
         }
-        for job in crew.settle() {
+        let returned = crew.settle();
+        self.forget();
+        for job in returned {
             self.redo(job)?;
         }
         Ok(true)
@@ -122,6 +157,9 @@ impl<'a> Disk<'a> {
             match call() {
                 Err(Errno::EINTR) => {}
                 Err(error @ (Errno::ENOSPC | Errno::EDQUOT)) => self.full(error)?,
+                // What is on its way holds directories open.
+                Err(error @ (Errno::EMFILE | Errno::ENFILE)) if !self.settle()? => return Ok(Err(error)),
+                Err(Errno::EMFILE | Errno::ENFILE) => {}
                 result => return Ok(result),
             }
         }
@@ -140,7 +178,7 @@ impl<'a> Disk<'a> {
             _ => Space::Pool,
         };
         let error = Error::io("unpack", "no space is left for it", error).with_kind(ErrorKind::NoSpace(space));
-        self.hooks.full(space, error)
+        self.maker.umask().lend(|| self.hooks.full(space, error))
     }
 
     /// Whether there is plenty of room, so that a call that says otherwise hit a limit of another kind.
@@ -168,7 +206,7 @@ impl<'a> Disk<'a> {
     /// Counts an entry and tells the caller.
     pub(super) fn count_entry(&mut self) -> Result<()> {
         self.tally.entries += 1;
-        self.hooks.entry(&self.tally)
+        self.tell()
     }
 
     /// Counts data and tells the caller from time to time.
@@ -179,6 +217,16 @@ impl<'a> Disk<'a> {
             return Ok(());
         }
         self.untold = 0;
-        self.hooks.entry(&self.tally)
+        self.tell()
     }
+
+    fn tell(&mut self) -> Result<()> {
+        self.maker.umask().lend(|| self.hooks.entry(&self.tally))
+    }
+}
+
+/// Whether the caller is in a user namespace, where not every id is known.
+fn in_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.is_empty() && map.split_ascii_whitespace().ne(["0", "0", "4294967295"])
 }

@@ -91,6 +91,11 @@ impl<'a> Maker<'a> {
         Maker { uid: geteuid().as_raw(), gid: getegid().as_raw(), umask, shared }
     }
 
+    /// The thread's mask.
+    pub(super) fn umask(&self) -> Umask {
+        self.umask
+    }
+
     /// Makes a file, open for writing, that has its last permissions from the first moment; setuid and the like come with [`finish`](Self::finish).
     pub(super) fn file(&self, dir: &Dir, name: &OsStr, mode: u32) -> nix::Result<(OwnedFd, Made)> {
         let mode = mode & 0o777;
@@ -107,7 +112,7 @@ impl<'a> Maker<'a> {
     pub(super) fn finish(&self, fd: BorrowedFd<'_>, made: Made, plain: &Plain) -> nix::Result<()> {
         let trust = self.shared.0.load(Ordering::Relaxed);
         let owned = trust != OTHERWISE && made.owner == Some((plain.uid, plain.gid));
-        let has_mode = trust != OTHERWISE && self.umask == Umask::Clear && made.mode == plain.mode;
+        let has_mode = trust != OTHERWISE && matches!(self.umask, Umask::Clear(_)) && made.mode == plain.mode;
         if !owned {
             again(|| fchown(fd, Some(Uid::from_raw(plain.uid)), Some(Gid::from_raw(plain.gid))))?;
         }

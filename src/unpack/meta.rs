@@ -209,7 +209,7 @@ impl Disk<'_> {
                     return self.lose(LossKind::of_xattr(name), path).map(|()| Kept::No);
                 }
                 // A user namespace cannot store ids that it does not map; an ACL of unknown form is the image's fault.
-                Some(libc::EINVAL) if !self.privileged => return self.lose(LossKind::of_xattr(name), path).map(|()| Kept::No),
+                Some(libc::EINVAL) if !self.knows_all_ids() => return self.lose(LossKind::of_xattr(name), path).map(|()| Kept::No),
                 _ => {
                     let shown = crate::text::Escaped(name.to_bytes()).to_string();
                     let malformed = error.raw_os_error() == Some(libc::EINVAL);

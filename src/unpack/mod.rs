@@ -74,7 +74,7 @@ use self::squashfs::Squashfs;
 use self::tar::Tar;
 use self::threads::{with_chunks, with_crew};
 use self::write::Writer;
-use crate::error::{Error, Result, Space};
+use crate::error::{Error, ErrorKind, Result, Space};
 use crate::size::ByteSize;
 
 /// Follows an unpacking, and may stop it. Called by one thread at a time.
@@ -292,6 +292,19 @@ fn scan_entry(
     Ok(())
 }
 
+/// What is wrong with an entry whatever is on the disk.
+fn check(entry: &Entry) -> Result<()> {
+    if entry.path.is_root() && entry.kind != Kind::Directory {
+        return Err(Error::new(ErrorKind::UnsafePath, "unpack", "it would replace the root itself"));
+    }
+    // The kernel takes versions 2 and 3 (linux/capability.h), the version being the last byte of the first word.
+    let capability = entry.xattrs.iter().find(|(name, _)| name.as_c_str() == c"security.capability");
+    match capability.map(|(_, value)| (value.len(), value.get(3))) {
+        None | Some((20, Some(2)) | (24, Some(3))) => Ok(()),
+        Some(_) => Err(Error::new(ErrorKind::InvalidImage, "unpack", "its file capability is malformed")),
+    }
+}
+
 /// Calls `act` with every entry that is to be unpacked, in its place below the root and with the owner it is to have.
 fn each(
     archive: &mut dyn Archive,
@@ -301,7 +314,7 @@ fn each(
 ) -> Result<()> {
     let mut act = |mut entry: Entry, archive: &mut dyn Archive| {
         let shifted = options.shift.as_ref().map_or(Ok(()), |shift| shift.apply(&mut entry));
-        let done = shifted.and_then(|()| act(&mut entry, archive));
+        let done = shifted.and_then(|()| check(&entry)).and_then(|()| act(&mut entry, archive));
         done.map_err(|error| error.with_context("entry", &entry.path).with_context("offset", entry.offset))
     };
     while let Some(entry) = archive.next()? {

@@ -59,13 +59,15 @@ pub(super) fn with_chunks<T>(
         };
         let decoder = start(scope, "reroot-decode", read);
         let inline = if decoder.is_none() { take(&stream) } else { None };
+        let mut stopping = Stopping(Some(stop));
         let result = match inline {
             Some((stream, _)) => act(&mut Inline::new(stream)),
             None => act(&mut chunks),
         };
-        if result.is_err() {
-            stop();
+        if result.is_ok() {
+            stopping.0 = None;
         }
+        drop(stopping);
         // The decoder, if it is not done yet, learns that no one listens.
         drop(chunks);
         match decoder.map(ScopedJoinHandle::join) {
@@ -73,6 +75,17 @@ pub(super) fn with_chunks<T>(
             _ => result,
         }
     })
+}
+
+/// Stops a stream that is not wanted any more, also when someone panics.
+struct Stopping<'a>(Option<&'a (dyn Fn() + Sync)>);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        if let Some(stop) = self.0 {
+            stop();
+        }
+    }
 }
 
 fn start<'scope, T: Send + 'scope>(

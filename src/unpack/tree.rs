@@ -4,7 +4,7 @@
 //! that the current path runs through wait for that, so memory grows with depth and not with the number of directories; one that the archive
 //! comes back to is made workable again, and then put back as it was.
 
-use std::ffi::{CStr, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -29,6 +29,9 @@ const MAX_AGAIN: usize = 64;
 /// How many bytes of attributes the directories on the way may have waiting for their end, all together.
 const MAX_PENDING: usize = 8 << 20;
 
+/// How many times a directory that is there may be gone into, all together: an archive of some KiB could make that its only work, for days.
+const DESCENTS_MAX: u64 = 32 << 20;
+
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 const IMPLIED_MODE: u32 = 0o755;
 const ACCESS_ACL: &CStr = c"system.posix_acl_access";
@@ -42,6 +45,8 @@ pub(super) struct Tree {
     first_open: usize,
     /// How many of the frames are symbolic links.
     links: usize,
+    /// How many times a directory that was there was gone into.
+    descents: u64,
 }
 
 struct Frame {
@@ -84,7 +89,7 @@ impl Tree {
         // The time of the root follows what is made in it, unless the archive says otherwise.
         saved.mtime = None;
         let root = Frame::new(disk, OsString::new(), FrameKind::Directory, dir, &stat, Finish::Restore(saved));
-        Ok(Tree { root, below: Vec::new(), first_open: 0, links: 0 })
+        Ok(Tree { root, below: Vec::new(), first_open: 0, links: 0, descents: 0 })
     }
 
     /// Goes to the directory `path`, makes what is missing on the way, and finishes what is left behind.
@@ -141,6 +146,13 @@ impl Tree {
         self.root.finish = Finish::Apply(metadata);
     }
 
+    /// Lets the root have this owner, if no entry said whose it is.
+    pub(super) fn imply_root(&mut self, owner: Option<(u32, u32)>) {
+        if let (Finish::Restore(saved), Some(_)) = (&self.root.finish, owner) {
+            self.root.finish = Finish::Apply(Metadata { mode: saved.mode, owner, ..Metadata::default() });
+        }
+    }
+
     /// If `path` is a directory on the way to the current one, lets it have this metadata when it is left; gives it back if it is not.
     pub(super) fn set_pending(&mut self, disk: &mut Disk<'_>, path: &EntryPath, metadata: Metadata) -> Result<Option<Metadata>> {
         self.leave_doubtful(disk)?;
@@ -156,7 +168,16 @@ impl Tree {
         let dir = self.dir(disk, depth)?;
         xattr::remove(Target::Fd(dir.as_fd()), ACCESS_ACL)
             .map_err(|error| Error::io("unpack", "cannot remove an earlier ACL", error))?;
-        self.frame(depth).finish = Finish::Apply(metadata);
+        let frame = self.frame(depth);
+        let mut metadata = metadata;
+        if let Finish::Apply(earlier) = &mut frame.finish {
+            // Attributes of the earlier entry stay, as they would had they been set already.
+            let is_new = |(name, _): &(CString, Vec<u8>)| !metadata.xattrs.iter().any(|(other, _)| other == name);
+            let is_acl = |(name, _): &(CString, Vec<u8>)| [ACCESS_ACL, DEFAULT_ACL].contains(&name.as_c_str());
+            let kept: Vec<_> = earlier.xattrs.drain(..).filter(|xattr| is_new(xattr) && !is_acl(xattr)).collect();
+            metadata.xattrs.splice(0..0, kept);
+        }
+        frame.finish = Finish::Apply(metadata);
         Ok(None)
     }
 
@@ -259,13 +280,14 @@ impl Tree {
 
     /// Goes into `name`, the next component of a path to something else, and makes it if it is missing.
     fn descend(&mut self, disk: &mut Disk<'_>, dir: &Arc<Dir>, name: &OsStr) -> Result<()> {
-        let look = || fstatat(&**dir, name, AtFlags::AT_SYMLINK_NOFOLLOW);
-        let mut stat = look();
-        // It may be on its way, or a directory there may be still to be finished.
-        if disk.settle()? {
-            stat = look();
+        self.descents += 1;
+        if self.descents > DESCENTS_MAX {
+            return Err(Error::new(ErrorKind::LimitExceeded, "unpack", "its paths lead to and fro too often")
+                .with_remedy("pack the image in the order of its directories"));
         }
-        let stat = match stat {
+        // It may be on its way, or a directory there may be still to be finished.
+        disk.settle()?;
+        let stat = match fstatat(&**dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::ENOENT) => {
                 let owner = disk.implied_owner;
@@ -367,6 +389,11 @@ fn replaced(disk: &Disk<'_>) -> Error {
 fn finish_directory(disk: &mut Disk<'_>, dir: Arc<Dir>, path: EntryPath, made: Made, finish: Finish) -> Result<()> {
     let metadata = match finish {
         Finish::Apply(metadata) => metadata,
+        // Nothing was changed that would have to be put back; it may be someone else's.
+        Finish::Restore(Saved { mode, mtime: None, default_acl: None }) if mode == made.mode => {
+            disk.settle()?;
+            return Ok(());
+        }
         Finish::Restore(Saved { mode, mtime, default_acl }) => {
             let xattrs = default_acl.map(|acl| (DEFAULT_ACL.into(), acl)).into_iter().collect();
             Metadata { mode, owner: None, mtime, xattrs, lost_acls: Vec::new() }

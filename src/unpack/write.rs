@@ -69,7 +69,7 @@ impl<'a> Writer<'a> {
     pub(super) fn entry(&mut self, entry: &mut Entry, archive: &mut dyn Archive) -> Result<()> {
         self.disk.count_entry()?;
         let metadata = Metadata::from(&mut *entry);
-        let Some((parent, name)) = entry.path.split() else { return self.root(entry, metadata) };
+        let Some((parent, name)) = entry.path.split() else { return self.root(metadata) };
         // The target of a hard link has to be there, and a second entry of a path has to come after the first.
         if matches!(entry.kind, Kind::Hardlink(_)) || self.disk.is_on_its_way(&entry.path) {
             self.disk.settle()?;
@@ -87,7 +87,7 @@ impl<'a> Writer<'a> {
             Kind::File(content) => {
                 let plain = Plain::of(&metadata).filter(|_| self.disk.privileged);
                 if let Some(plain) = plain
-                    && self.is_for_crew(content)
+                    && self.is_for_crew(content, &shared_dir)?
                 {
                     return self.give(entry, shared_dir, plain, content.size, archive);
                 }
@@ -119,11 +119,9 @@ impl<'a> Writer<'a> {
     }
 
     /// Whether a file is small and simple enough to be left to the crew, and the crew has room for it.
-    fn is_for_crew(&self, content: &Content) -> bool {
-        content.data.is_none()
-            && content.size <= CREW_FILE_MAX
-            && !self.tree.is_behind_link()
-            && self.disk.crew_for(content.size).is_some()
+    fn is_for_crew(&mut self, content: &Content, dir: &Arc<Dir>) -> Result<bool> {
+        let simple = content.data.is_none() && content.size <= CREW_FILE_MAX && !self.tree.is_behind_link();
+        Ok(simple && self.disk.is_for_crew(content.size, dir)?)
     }
 
     /// Leaves a file to the crew.
@@ -144,15 +142,15 @@ impl<'a> Writer<'a> {
 
     /// Finishes the directories that are still open.
     pub(super) fn finish(mut self) -> Result<Unpacked> {
+        if self.root == RootMetadata::FromImage {
+            self.tree.imply_root(self.disk.implied_owner);
+        }
         self.tree.finish(&mut self.disk)?;
         self.disk.settle()?;
         Ok(Unpacked { tally: self.disk.tally, losses: self.disk.losses })
     }
 
-    fn root(&mut self, entry: &Entry, metadata: Metadata) -> Result<()> {
-        if entry.kind != Kind::Directory {
-            return Err(Error::new(ErrorKind::UnsafePath, "unpack", "it would replace the root itself"));
-        }
+    fn root(&mut self, metadata: Metadata) -> Result<()> {
         if self.root == RootMetadata::FromImage {
             self.tree.set_root(metadata);
         }
