@@ -25,7 +25,7 @@ const CASES: &[(&str, &str, Make, &[usize])] = &[
     ("empty files", "file", files, &[10_000, 100_000, 1_000_000]),
     ("hard links to one file", "link", links, &[1_000, 10_000, 100_000]),
     ("directories inside each other, of which only the last has an entry", "level", implied, &[100, 1_000, 2_000]),
-    ("directories inside each other, each with an entry", "level", nested, &[100, 1_000, 2_000]),
+    ("directories inside each other, each with an entry, which names all above it", "level", nested, &[100, 1_000, 2_000]),
     ("attributes of each of 1,000 files", "attribute", attributes, &[1, 10, 100]),
 ];
 
