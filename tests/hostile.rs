@@ -30,6 +30,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use proptest::prelude::*;
+#[cfg(feature = "conformance")]
+use reroot::conformance::Manifest;
 use reroot::unpack::{LossKind, NoHooks, Threads, UnpackOptions, scan, unpack};
 use reroot::{ByteSize, DevicePolicy, ErrorKind, Limits};
 
@@ -289,6 +291,37 @@ fn attributes_cannot_swell_the_report() {
     let many: Vec<_> = (0..2000).map(|number| format!("SCHILY.xattr.user.{number}")).collect();
     let records: Vec<_> = many.iter().map(|key| (key.as_str(), &b"x"[..])).collect();
     refuse(Forge::new().pax(&records).file("f", b""), ErrorKind::LimitExceeded);
+}
+
+#[test]
+fn what_no_disk_takes_is_found_before_anything_is_written() {
+    let file_for_root = || Forge::new().file("./", b"");
+    let not_a_directory = || Forge::new().raw(header(".", b'0', 0));
+    let capability = |value: &[u8]| Forge::new().pax(&[("SCHILY.xattr.security.capability", value)]).file("f", b"");
+    assert!(scan(&file_for_root().end()[..], &UnpackOptions::default(), &mut NoHooks).is_ok());
+    for (archive, kind) in [
+        (not_a_directory(), ErrorKind::UnsafePath),
+        (capability(b"junk"), ErrorKind::InvalidImage),
+        (capability(&[0; 20]), ErrorKind::InvalidImage),
+    ] {
+        assert_eq!(scan(&archive.end()[..], &UnpackOptions::default(), &mut NoHooks).unwrap_err().kind(), kind);
+    }
+}
+
+#[cfg(feature = "conformance")]
+#[test]
+fn attributes_of_an_earlier_entry_of_a_directory_stay_whatever_lies_between() {
+    for between in [&["a/x"][..], &["a/x", "z"]] {
+        let mut archive = Forge::new().pax(&[("SCHILY.xattr.user.t", b"1"), ("SCHILY.xattr.user.u", b"1")]).dir("a/");
+        for path in between {
+            archive = archive.file(path, b"");
+        }
+        let (arena, _) = take(archive.pax(&[("SCHILY.xattr.user.u", b"2")]).dir("a/"));
+        let manifest = Manifest::of(&arena.root()).unwrap();
+        let dir = manifest.entries().find(|entry| entry.path() == Path::new("a")).unwrap();
+        let expected = [(c"user.t".to_owned(), b"1".to_vec()), (c"user.u".to_owned(), b"2".to_vec())];
+        assert_eq!(dir.facts().xattrs, expected, "{between:?}");
+    }
 }
 
 #[test]

@@ -546,3 +546,76 @@ fn names_that_no_terminal_should_see_raw() {
     assert_eq!(error.kind(), ErrorKind::InvalidImage);
     assert!(!error.report().to_string().contains('\x1b'));
 }
+
+#[test]
+fn wide_and_deep_trees_of_small_files_take_few_descriptors() {
+    const VARIABLE: &str = "REROOT_TEST_UNPACK_NESTED";
+    if let Some(folder) = std::env::var_os(VARIABLE) {
+        let folder = Path::new(&folder);
+        extract(&folder.join("nested"), &folder.join("ours"), &UnpackOptions::default())
+            .unwrap_or_else(|error| panic!("{}", error.report()));
+        return;
+    }
+    let place = Place::new();
+    // Each directory has a file that may still be on its way when the next one is made.
+    let script = r#"p=.; for n in $(seq 150); do p=$p/d$n; mkdir $p; printf $n > $p/a; printf $n > $p/b; done
+        for n in $(seq 300); do mkdir w$n; printf $n > w$n/a; done; find . -depth -exec touch -h -d 2001-01-01 {} +"#;
+    place.build("source", script);
+    place.archive("nested", "tar", &["--format=posix", "--sort=name"]);
+    fs::create_dir(place.path("ours")).unwrap();
+    let exe = std::env::current_exe().unwrap();
+    let test = "wide_and_deep_trees_of_small_files_take_few_descriptors";
+    again(&["prlimit", "--nofile=64"], &exe, test, VARIABLE, &place.path(""));
+    assert_same("nested", &place.path("source"), &place.path("ours"));
+}
+
+#[test]
+fn ids_that_a_user_namespace_does_not_know_are_losses() {
+    const VARIABLE: &str = "REROOT_TEST_UNPACK_NAMESPACE";
+    let test = "ids_that_a_user_namespace_does_not_know_are_losses";
+    if let Some(folder) = std::env::var_os(VARIABLE) {
+        let folder = Path::new(&folder);
+        let unpacked = extract(&folder.join("acl"), &folder.join("ours"), &UnpackOptions::default())
+            .unwrap_or_else(|error| panic!("{}", error.report()));
+        assert!(unpacked.losses.iter().any(|loss| loss.kind == LossKind::Acl), "{}", unpacked.losses);
+        assert_eq!(fs::read(folder.join("ours/f")).unwrap(), b"x");
+        return;
+    }
+    if !std::process::Command::new("unshare").args(["--user", "--map-root-user", "true"]).status().unwrap().success() {
+        assert!(std::env::var_os("REROOT_REQUIRE").is_none(), "no user namespace can be had");
+        eprintln!("SKIPPED {test}: no user namespace can be had");
+        return;
+    }
+    let place = Place::new();
+    place.build("source", "printf x > f; setfacl -m u:70000:rwx f");
+    place.archive("acl", "tar", &["--format=posix", "--acls"]);
+    fs::create_dir(place.path("ours")).unwrap();
+    let exe = std::env::current_exe().unwrap();
+    again(&["unshare", "--user", "--map-root-user"], &exe, test, VARIABLE, &place.path(""));
+}
+
+/// Makes a file at its first call, as a log would be.
+struct Log(std::path::PathBuf);
+
+impl Hooks for Log {
+    fn entry(&mut self, _: &Tally) -> reroot::Result<()> {
+        if !self.0.exists() {
+            fs::write(&self.0, "").unwrap();
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_hook_makes_has_the_mode_that_the_process_gives() {
+    use std::os::unix::fs::MetadataExt;
+    let place = Place::new();
+    place.build("source", "printf x > f");
+    let archive = place.archive("image", "tar", &[]);
+    let root = place.build("root", "");
+    fs::write(place.path("here"), "").unwrap();
+    let mut log = Log(place.path("there"));
+    unpack(File::open(archive).unwrap(), File::open(root).unwrap().as_fd(), &UnpackOptions::default(), &mut log).unwrap();
+    let mode = |name| fs::metadata(place.path(name)).unwrap().mode();
+    assert_eq!(mode("there"), mode("here"));
+}
