@@ -8,13 +8,14 @@ mod again;
 mod arena;
 #[path = "hostile/bombs.rs"]
 mod bombs;
-mod common;
 #[path = "hostile/costs.rs"]
 mod costs;
 #[path = "hostile/fields.rs"]
 mod fields;
 #[path = "hostile/forge.rs"]
 mod forge;
+#[path = "common/loopfs.rs"]
+mod loopfs;
 #[path = "hostile/names.rs"]
 mod names;
 #[path = "hostile/orders.rs"]

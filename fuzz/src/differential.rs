@@ -83,6 +83,11 @@ fn read(data: &[u8]) -> Option<BTreeMap<PathBuf, Theirs>> {
                 records += 1;
             }
         }
+        // It skips data that such a type has by its size, and none has by the standard.
+        let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
+        if !is_file && entry.size() > 0 {
+            return None;
+        }
         let raw = entry.path_bytes().into_owned();
         let path = normal(&raw)?;
         let header = entry.header();

@@ -3,7 +3,6 @@
 mod arena;
 mod differential;
 
-use std::fs::{self, File};
 use std::io::Cursor;
 use std::time::Duration;
 
@@ -69,6 +68,7 @@ pub fn pax(data: &[u8]) {
 /// A document of an image in layers, chosen by the first byte; what others say of it is true.
 #[cfg(feature = "oci")]
 pub fn oci(data: &[u8]) {
+    use std::fs;
     let Some((&first, document)) = data.split_first() else { return };
     let arena = Arena::new();
     let image = arena.beside("image");
@@ -114,6 +114,7 @@ pub fn oci(data: &[u8]) {
 #[cfg(feature = "squashfs")]
 pub fn squashfs(data: &[u8]) {
     use reroot::unpack::{scan_squashfs, unpack_squashfs};
+    use std::fs::{self, File};
     let arena = Arena::new();
     let path = arena.beside("image");
     let Ok(file) = fs::write(&path, data).and_then(|()| File::open(&path)) else { return };

@@ -2,15 +2,15 @@
 
 use std::process::Command;
 
-use crate::common::loopfs::{Kind, LoopFs};
-use crate::common::required;
+use crate::loopfs::{Kind, LoopFs};
 
 /// Runs the tests of this program in a process of its own whose temporary folder is on such a file system.
 fn on(kind: Kind) {
     let place = match LoopFs::new(kind, 512) {
         Ok(place) => place,
         Err(why) => {
-            assert!(!required(), "cannot test on {}: {why}", kind.name());
+            let required = std::env::var_os("REROOT_REQUIRE").is_some_and(|value| value == "1");
+            assert!(!required, "cannot test on {}: {why}", kind.name());
             eprintln!("not tested, hostile archives on {}: {why}", kind.name());
             return;
         }
