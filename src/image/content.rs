@@ -44,6 +44,9 @@ pub(super) enum Content {
     /// A compressed tarball of layers, which cannot before it is spooled.
     #[cfg(feature = "oci")]
     Packed(File),
+    /// A tarball that begins like one of layers and is none: it is damaged, or it is a root, and nothing says which.
+    #[cfg(feature = "oci")]
+    Doubtful(File),
 }
 
 impl Content {
@@ -54,7 +57,7 @@ impl Content {
             #[cfg(feature = "squashfs")]
             Content::Squashfs(_) => true,
             #[cfg(feature = "oci")]
-            Content::Layers(_) => true,
+            Content::Layers(_) | Content::Doubtful(_) => true,
             #[cfg(feature = "oci")]
             Content::Packed(_) => false,
         }
@@ -67,7 +70,7 @@ impl Content {
             #[cfg(feature = "squashfs")]
             Content::Squashfs(file) => Ok(file),
             #[cfg(feature = "oci")]
-            Content::Packed(file) => Ok(file),
+            Content::Packed(file) | Content::Doubtful(file) => Ok(file),
             #[cfg(feature = "oci")]
             Content::Layers(store) => store.into_file().map_err(Content::Layers),
             other => Err(other),
@@ -194,6 +197,11 @@ impl Image {
                 read
             }
             #[cfg(feature = "oci")]
+            Content::Doubtful(file) => {
+                let store = oci::Store::of_image(file, self.layout)?;
+                self.read_layers(&store, target, options, hooks, reading, reading.position.clone())?
+            }
+            #[cfg(feature = "oci")]
             Content::Packed(file) => {
                 let stream = Stream::new(self.source(Input::File(file), reading)?, self.decoding)?;
                 self.read_packed(stream, Vec::new(), target, options, hooks, reading)?
@@ -265,15 +273,7 @@ impl Image {
     ) -> Result<(Unpacked, Sha256)> {
         let file = target.spool(&mut (&start[..]).chain(&mut stream), options, hooks)?;
         stream.finish()?;
-        let store = oci::Store::of_tarball(file)?;
-        if !store.is_complete() {
-            return Err(Error::new(
-                ErrorKind::InvalidImage,
-                "read the image",
-                "it begins like an image in layers, but lacks its index or its manifest",
-            )
-            .with_remedy("fetch the image again; or if it is a root filesystem, say that its layout is root"));
-        }
+        let store = oci::Store::of_image(file, self.layout)?;
         // All that is read of the source has been counted.
         self.read_layers(&store, target, options, hooks, reading, Position::default())
     }
@@ -325,7 +325,7 @@ impl Image {
         position: Position,
     ) -> Result<(Unpacked, Sha256)> {
         let options = &UnpackOptions { unified: Unified::No, ..options.clone() };
-        let image = oci::select(store, &self.selector, self.expected)?;
+        let image = self.select(store)?;
         let digest = image.digest;
         let layers = oci::Stack::new(store, image, self.decoding, reading.cancel, position);
         Ok((target.layers(layers, options, hooks)?, digest))

@@ -180,11 +180,10 @@ fn with_layers(file: File, format: Format, layout: Layout) -> Result<Content> {
         return stream(file);
     }
     let own = file.try_clone().map_err(cannot_open)?;
-    match oci::Store::of_tarball(own) {
-        Ok(store) if store.is_complete() => Ok(Content::Layers(store)),
-        // It only began like one.
-        _ if detect => stream(file),
-        Ok(_) => Err(invalid("it is neither an OCI image layout nor a docker archive")),
+    match oci::Store::of_image(own, layout) {
+        Ok(store) => Ok(Content::Layers(store)),
+        // The caller may yet say that it is a root.
+        Err(_) if detect => Ok(Content::Doubtful(file)),
         Err(error) => Err(error),
     }
 }
