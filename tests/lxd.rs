@@ -231,11 +231,11 @@ fn an_image_in_two_files_has_the_fingerprint_that_lxd_gives_it() {
 mod squashfs {
     use super::*;
 
-    /// A squashfs of the root, unless there is no tool for it, which is said.
-    fn squash(stand: &Stand) -> Option<PathBuf> {
-        let path = stand.path("rootfs.squashfs");
+    /// A squashfs of this folder, unless there is no tool for it, which is said.
+    fn squash(stand: &Stand, folder: &str) -> Option<PathBuf> {
+        let path = stand.path(&folder.replace('/', "-")).with_extension("squashfs");
         let mut mksquashfs = Command::new("mksquashfs");
-        mksquashfs.arg(stand.path("source/rootfs")).arg(&path).args(["-quiet", "-no-progress", "-comp", "zstd"]);
+        mksquashfs.arg(stand.path(folder)).arg(&path).args(["-quiet", "-no-progress", "-comp", "zstd"]);
         if mksquashfs.output().is_ok_and(|output| output.status.success()) {
             return Some(path);
         }
@@ -247,7 +247,7 @@ mod squashfs {
     #[test]
     fn a_squashfs_comes_from_a_file_a_pipe_or_beside_its_metadata() {
         let stand = Stand::new();
-        let Some(rootfs) = squash(&stand) else { return };
+        let Some(rootfs) = squash(&stand, "source/rootfs") else { return };
         let digest = fingerprint(&[&rootfs]);
         let report = stand.takes(Image::open(&rootfs).unwrap().with_sha256(digest));
         assert_eq!(report.image.digest, Some(digest));
@@ -270,9 +270,24 @@ mod squashfs {
     }
 
     #[test]
+    fn a_layout_that_no_squashfs_has_is_refused_whichever_way_it_comes() {
+        let stand = Stand::new();
+        let Some(rootfs) = squash(&stand, "source/rootfs") else { return };
+        let Some(unified) = squash(&stand, "source") else { return };
+        for open in [|path: &Path| Image::open(path).unwrap(), piped] {
+            let error = stand.refuses(open(&rootfs).with_layout(Layout::Oci));
+            assert_eq!(error.kind(), ErrorKind::InvalidImage);
+            assert!(error.message().contains("holds no layers"), "{}", error.report());
+            stand.takes(open(&unified).with_layout(Layout::Lxd).unwrap());
+            let error = stand.refuses(open(&rootfs).with_layout(Layout::Lxd));
+            assert!(error.message().contains("missing its rootfs"), "{}", error.report());
+        }
+    }
+
+    #[test]
     fn a_squashfs_that_is_cut_is_an_error_whichever_way_it_comes() {
         let stand = Stand::new();
-        let Some(rootfs) = squash(&stand) else { return };
+        let Some(rootfs) = squash(&stand, "source/rootfs") else { return };
         fs::File::options().write(true).open(&rootfs).unwrap().set_len(300).unwrap();
         for image in [Image::open(&rootfs).unwrap(), piped(&rootfs)] {
             assert_eq!(stand.refuses(Ok(image)).kind(), ErrorKind::InvalidImage);

@@ -13,7 +13,7 @@ use super::layout::Layout;
 #[cfg(feature = "oci")]
 use super::oci;
 #[cfg(feature = "squashfs")]
-use super::open::is_squashfs;
+use super::open::{check_squashfs_layout, is_squashfs};
 #[cfg(feature = "squashfs")]
 use super::source::Whole;
 use super::source::{Input, Position, Source};
@@ -234,7 +234,7 @@ impl Image {
         let mut source = self.source(input, reading)?;
         #[cfg(feature = "squashfs")]
         if !is_file && is_squashfs(source.peek(PEEK).map_err(unwrap)?) {
-            options.unified = Unified::No;
+            check_squashfs_layout(self.layout)?;
             let file = target.spool(&mut source, options, hooks)?;
             let (digest, _) = source.finish().map_err(unwrap)?;
             check_expected(self.expected, digest)?;

@@ -147,9 +147,7 @@ impl Opened {
         let start = read_start(&file, PEEK).map_err(cannot_open)?;
         #[cfg(feature = "squashfs")]
         if is_squashfs(&start) {
-            if layout == Layout::Oci {
-                return Err(invalid("it is a squashfs, and holds no layers"));
-            }
+            check_squashfs_layout(layout)?;
             let need = Need { at_least: ByteSize::from_bytes(size), expected: None };
             return Ok(Opened { content: Content::Squashfs(file), need, length });
         }
@@ -199,6 +197,16 @@ fn decoded_start(file: &File) -> Vec<u8> {
         let _ = stream.take(oci::PEEK as u64).read_to_end(&mut start);
     }
     start
+}
+
+/// # Errors
+/// [`ErrorKind::InvalidImage`] for a layout that no squashfs has.
+#[cfg(feature = "squashfs")]
+pub(super) fn check_squashfs_layout(layout: Layout) -> Result<()> {
+    if layout == Layout::Oci {
+        return Err(invalid("it is a squashfs, and holds no layers").with_remedy("leave its layout out"));
+    }
+    Ok(())
 }
 
 /// Whether this is the start of a squashfs.
