@@ -26,6 +26,7 @@ use super::{Image, check_expected};
 use crate::digest::Sha256;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::CancelToken;
+use crate::record::Origin;
 use crate::unpack::{Hooks, Tally, Unified, UnpackOptions, Unpacked, scan_stream, unpack_stream};
 
 /// What an image is made of.
@@ -170,6 +171,7 @@ impl Image {
         options.unified = match self.layout {
             Layout::Detect => Unified::Detect,
             Layout::Lxd => Unified::Yes,
+            _ if matches!(self.origin, Origin::Split { .. }) => Unified::Refuse,
             _ => Unified::No,
         };
         let options = &mut options;
@@ -182,10 +184,6 @@ impl Image {
             Content::Stream(input) => self.read_stream(input, target, options, hooks, reading)?,
             #[cfg(feature = "squashfs")]
             Content::Squashfs(file) => {
-                // Only a tarball may be a whole LXD image without saying so.
-                if self.layout == Layout::Detect {
-                    options.unified = Unified::No;
-                }
                 let read = self.read_squashfs(&file, target, options, hooks, reading)?;
                 self.content = Content::Squashfs(file);
                 read
