@@ -328,6 +328,34 @@ mod squashfs {
     }
 
     #[test]
+    fn a_squashfs_needs_what_it_uses_and_not_what_its_file_takes() {
+        let stand = Stand::new();
+        let Some(rootfs) = squash(&stand, "source/rootfs") else { return };
+        let used = u64::from_le_bytes(fs::read(&rootfs).unwrap()[40..48].try_into().unwrap());
+        fs::File::options().write(true).open(&rootfs).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(Image::open(&rootfs).unwrap().need().at_least.bytes(), used);
+        fs::File::options().write(true).open(&rootfs).unwrap().set_len(used - 1).unwrap();
+        assert_eq!(Image::open(&rootfs).unwrap().need().at_least.bytes(), used - 1);
+    }
+
+    #[test]
+    fn a_squashfs_from_a_pipe_is_looked_at_before_it_is_kept() {
+        let stand = Stand::new();
+        let Some(rootfs) = squash(&stand, "source/rootfs") else { return };
+        let mut start = fs::read(&rootfs).unwrap();
+        start.resize(4096, 0);
+        start[28] = 3;
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut writer, &start).unwrap();
+        // Nothing more comes and the pipe stays open: whoever waits for its end waits for ever.
+        let begun = std::time::Instant::now();
+        let error = stand.refuses(Ok(Image::from_fd(reader, "a test")));
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", error.report());
+        assert!(begun.elapsed().as_secs() < 20);
+        drop(writer);
+    }
+
+    #[test]
     fn a_squashfs_that_is_cut_is_an_error_whichever_way_it_comes() {
         let stand = Stand::new();
         let Some(rootfs) = squash(&stand, "source/rootfs") else { return };

@@ -233,6 +233,7 @@ impl Image {
         #[cfg(feature = "squashfs")]
         if !is_file && is_squashfs(source.peek(PEEK).map_err(unwrap)?) {
             check_squashfs_layout(self.layout)?;
+            crate::unpack::squashfs_length(source.peek(PEEK).map_err(unwrap)?, &options.limits)?;
             let file = target.spool(&mut source, options, hooks)?;
             let (digest, _) = source.finish().map_err(unwrap)?;
             check_expected(self.expected, digest)?;

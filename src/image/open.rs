@@ -28,6 +28,8 @@ use crate::progress::CancelToken;
 use crate::record::Origin;
 use crate::size::ByteSize;
 use crate::text::Escaped;
+#[cfg(feature = "squashfs")]
+use crate::unpack::{Limits, squashfs_length};
 
 impl Image {
     /// The image in a file, or in the directory of an OCI image layout, told by its content and not by its name. A named pipe is read as a stream.
@@ -142,13 +144,21 @@ impl Opened {
 
     fn file(file: File, layout: Layout) -> Result<Self> {
         check_is_here(layout)?;
-        let size = file.metadata().map_err(cannot_open)?.len();
+        let metadata = file.metadata().map_err(cannot_open)?;
+        let size = metadata.len();
+        #[cfg(feature = "squashfs")]
+        let is_file = metadata.is_file();
         let length = Some(ByteSize::from_bytes(size));
         let start = read_start(&file, PEEK).map_err(cannot_open)?;
         #[cfg(feature = "squashfs")]
         if is_squashfs(&start) {
             check_squashfs_layout(layout)?;
-            let need = Need { at_least: ByteSize::from_bytes(size), expected: None };
+            // The limits of the rebuild are not known yet.
+            let used = squashfs_length(&start, &Limits::default().with_entries(u64::MAX))?;
+            // A block device has no size here, and a file may be padded, or cut.
+            let at_least = if is_file { used.min(ByteSize::from_bytes(size)) } else { used };
+            let length = if is_file { length } else { Some(used) };
+            let need = Need { at_least, expected: None };
             return Ok(Opened { content: Content::Squashfs(file), need, length });
         }
         let format = Format::detect(&start)?;
