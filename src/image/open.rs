@@ -127,19 +127,25 @@ impl Opened {
     fn directory(dir: File, path: &Path) -> Result<Self> {
         let _ = &dir;
         #[cfg(feature = "oci")]
-        {
+        let missing = {
             let store = oci::Store::Directory(dir.into());
             if store.is_complete() {
                 return Ok(Opened { content: Content::Layers(store), need: Need::default(), length: None });
             }
-        }
+            store.missing()?.or_else(|| path.join("blobs/sha256").is_dir().then_some("index.json"))
+        };
         #[cfg(not(feature = "oci"))]
         if path.join("oci-layout").exists() {
             check_is_here(Layout::Oci)?;
         }
         let shown = Escaped::from(path);
-        Err(invalid("it is a directory")
-            .with_remedy(format!("pack it: tar --numeric-owner --xattrs --xattrs-include='*' -C {shown} -cf IMAGE .")))
+        let pack = format!("pack it: tar --numeric-owner --xattrs --xattrs-include='*' -C {shown} -cf IMAGE .");
+        #[cfg(feature = "oci")]
+        if let Some(missing) = missing {
+            return Err(invalid(&format!("it is a directory with a part of an OCI image layout, but {missing} is missing"))
+                .with_remedy(format!("copy the image again; or if it is a root filesystem, {pack}")));
+        }
+        Err(invalid("it is a directory").with_remedy(pack))
     }
 
     fn file(file: File, layout: Layout) -> Result<Self> {

@@ -373,6 +373,31 @@ fn a_damaged_tarball_of_layers_is_no_root() {
 }
 
 #[test]
+fn a_directory_with_a_part_of_an_image_says_what_is_missing() {
+    let stand = Stand::new();
+    let forge = Forge::of(stand.path("layout"), &[layer(&["a"])]);
+    for name in ["index.json", "oci-layout"] {
+        let kept = fs::read(forge.path.join(name)).unwrap();
+        fs::remove_file(forge.path.join(name)).unwrap();
+        let error = Image::open(&forge.path).unwrap_err();
+        assert!(error.message().contains(&format!("{name} is missing")), "{}", error.report());
+        // A link that leads nowhere in it is what is wrong then.
+        symlink("/etc/passwd", forge.path.join(name)).unwrap();
+        let error = Image::open(&forge.path).unwrap_err();
+        assert!(error.message().contains("leads out"), "{}", error.report());
+        fs::remove_file(forge.path.join(name)).unwrap();
+        fs::write(forge.path.join(name), kept).unwrap();
+    }
+    for name in ["index.json", "oci-layout"] {
+        fs::remove_file(forge.path.join(name)).unwrap();
+    }
+    let error = Image::open(&forge.path).unwrap_err();
+    assert!(error.message().contains("index.json is missing"), "{}", error.report());
+    fs::remove_dir_all(forge.path.join("blobs")).unwrap();
+    assert_eq!(Image::open(&forge.path).unwrap_err().message(), "it is a directory");
+}
+
+#[test]
 fn the_image_asked_for_is_taken_and_doubt_is_an_error_that_lists_what_there_is() {
     let stand = Stand::new();
     let forge = Forge::new(stand.path("layout"));

@@ -42,6 +42,19 @@ impl Store {
         }
     }
 
+    /// Which of the two files that every OCI image layout has is not there, if the other one is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidImage`] if one of them is no regular file, or a link that leads out of the image.
+    pub(in crate::image) fn missing(&self) -> Result<Option<&'static str>> {
+        let has = |name| self.find(name).map(|section| section.is_some());
+        Ok(match (has("oci-layout")?, has("index.json")?) {
+            (true, false) => Some("index.json"),
+            (false, true) => Some("oci-layout"),
+            _ => None,
+        })
+    }
+
     /// Adds to an error of a tarball's documents that it may be no image in layers at all, unless it is clear.
     pub(in crate::image) fn ask(&self, error: Error) -> Error {
         match self {
