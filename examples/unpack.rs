@@ -13,7 +13,8 @@ use reroot::{CancelToken, Error, Image, Result};
 
 /// Unpacks an image into a directory that exists. What is in it stays, but for what the image replaces.
 ///
-/// Exit status: 0 unpacked; 1 failed, and the directory holds what was unpacked until then; 2 usage.
+/// Exit status: 0 unpacked; 1 failed, and the directory holds what was unpacked until then, as the message says; 2 usage; 3 refused, as an
+/// image that this build does not read, before anything was unpacked.
 #[derive(Parser)]
 struct Arguments {
     /// The image: any format that this build reads.
@@ -29,25 +30,44 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match unpack(&arguments) {
+    let opened = open(&arguments.directory).and_then(|root| Ok((root, Image::open(&arguments.image)?)));
+    let (root, image) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return cli::Output::Text.fail(&error),
+    };
+    match unpack(&arguments, &root, image) {
         Ok(unpacked) if unpacked.losses.is_empty() => ExitCode::SUCCESS,
         Ok(unpacked) => {
             eprintln!("warning: {}", unpacked.losses);
             ExitCode::SUCCESS
         }
-        Err(error) => cli::Output::Text.fail(&error),
+        Err(error) => fail(&error),
     }
 }
 
-fn unpack(arguments: &Arguments) -> Result<Unpacked> {
-    let root = open(&arguments.directory)?;
-    let mut image = Image::open(&arguments.image)?;
+/// Shows an error of the unpacking. What its report says of a volume is not for a directory.
+fn fail(error: &Error) -> ExitCode {
+    let mut text = format!("error: {error}");
+    let mut cause = std::error::Error::source(error);
+    while let Some(source) = cause {
+        text += &format!(": {source}");
+        cause = source.source();
+    }
+    text += "\n  state:  the directory holds what was unpacked until then";
+    if let Some(remedy) = error.remedy() {
+        text += &format!("\n  remedy: {remedy}");
+    }
+    eprintln!("{text}");
+    ExitCode::from(cli::FAILED)
+}
+
+fn unpack(arguments: &Arguments, root: &File, mut image: Image) -> Result<Unpacked> {
     let patience = Duration::from_secs(60);
     let writeback = if arguments.sync { Writeback::Early } else { Writeback::default() };
     let options = UnpackOptions::new().with_writeback(writeback);
-    let (unpacked, _) = image.unpack(&root, &options, &mut NoHooks, &CancelToken::new(), patience)?;
+    let (unpacked, _) = image.unpack(root, &options, &mut NoHooks, &CancelToken::new(), patience)?;
     if arguments.sync {
-        nix::unistd::syncfs(&root).map_err(|errno| Error::io("unpack", "the file system cannot be synced", errno))?;
+        nix::unistd::syncfs(root).map_err(|errno| Error::io("unpack", "the file system cannot be synced", errno))?;
     }
     Ok(unpacked)
 }

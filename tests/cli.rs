@@ -145,6 +145,28 @@ fn failures_leave_the_old_root_and_say_so() {
 }
 
 #[test]
+fn unpack_says_what_is_left_in_the_directory() {
+    let pool = Pool::with_old_root();
+    let image = pool.0.path().join("image");
+    let sample = fs::read(SAMPLE).unwrap();
+    let unpack = |bytes: &[u8], status: i32| {
+        fs::write(&image, bytes).unwrap();
+        let output = example("unpack").arg(&image).arg(pool.root()).output().unwrap();
+        assert_status(&output, status);
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for (bytes, status) in [(&b"no image at all"[..], 1), (b"QFI\xfb", 3)] {
+        assert!(unpack(bytes, status).contains("state:  nothing was changed"));
+        assert_eq!(fs::read_dir(pool.root()).unwrap().count(), 1);
+    }
+    let shown = unpack(&sample[..sample.len() / 2], 1);
+    assert!(shown.contains("state:  the directory holds what was unpacked until then"), "{shown}");
+    assert_eq!(unpack(&sample, 0), "");
+    let help = example("unpack").arg("--help").output().unwrap();
+    assert!(String::from_utf8(help.stdout).unwrap().contains("3 refused"));
+}
+
+#[test]
 fn refusals_and_mistakes_have_statuses_of_their_own() {
     let pool = Pool::with_old_root();
     let snapshot = pool.0.path().join("containers-snapshots/c1/monday");

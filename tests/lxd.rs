@@ -176,7 +176,15 @@ fn a_root_that_is_missing_empty_or_no_directory_is_refused_before_the_commit() {
 fn a_root_filesystem_that_looks_like_an_image_is_asked_about() {
     let stand = Stand::new();
     fs::create_dir(stand.path("source/usr")).unwrap();
-    for members in [&["rootfs", "usr"][..], &["metadata.yaml", "usr", "rootfs"], &["templates", "usr"]] {
+    // Also when the doubt comes last: the two together are at the top of no root, and LXD's own images hold nothing else there.
+    for members in [
+        &["rootfs", "usr"][..],
+        &["metadata.yaml", "usr", "rootfs"],
+        &["templates", "usr"],
+        &["metadata.yaml", "rootfs", "usr"],
+        &["usr", "rootfs", "metadata.yaml"],
+        &["usr", "metadata.yaml", "rootfs"],
+    ] {
         let path = stand.pack("odd.tar", members);
         let error = stand.refuses(Image::open(&path));
         assert_eq!(error.kind(), ErrorKind::InvalidImage, "{}", error.report());
@@ -185,10 +193,12 @@ fn a_root_filesystem_that_looks_like_an_image_is_asked_about() {
         assert!(stand.root().join("usr").exists());
         stand.reset();
     }
-    // What follows when there is no doubt any more, LXD leaves lying too.
-    stand.takes(Image::open(stand.pack("extra.tar", &["metadata.yaml", "rootfs", "usr"])).unwrap());
-    // And one that begins otherwise is no image of LXD's, whatever it holds.
-    let path = stand.pack("root.tar", &["usr", "rootfs", "metadata.yaml"]);
+    // What else one holds that is told to be an image, is left out.
+    for members in [["metadata.yaml", "rootfs", "usr"], ["usr", "rootfs", "metadata.yaml"]] {
+        stand.takes(Image::open(stand.pack("extra.tar", &members)).unwrap().with_layout(Layout::Lxd).unwrap());
+    }
+    // And one of the two makes no image.
+    let path = stand.pack("root.tar", &["usr", "rootfs"]);
     stand.run(Rebuild::new(Image::open(&path).unwrap())).unwrap();
     assert!(stand.root().join("rootfs/etc").exists());
 }
@@ -222,6 +232,11 @@ fn an_image_in_two_files_has_the_fingerprint_that_lxd_gives_it() {
     assert_eq!(stand.refuses(Image::lxd_split(stand.path("source/metadata.yaml"), &rootfs)).kind(), ErrorKind::InvalidImage);
     assert_eq!(stand.refuses(Image::lxd_split(stand.path("none"), &rootfs)).kind(), ErrorKind::NotFound);
     assert_eq!(stand.refuses(Image::lxd_split(&metadata, stand.path("source"))).kind(), ErrorKind::InvalidImage);
+    // A root that is a whole image itself.
+    let unified = stand.pack("unified.tar", &["metadata.yaml", "rootfs"]);
+    let error = stand.refuses(Image::lxd_split(&metadata, &unified));
+    assert!(error.message().contains("itself an image"), "{}", error.report());
+    stand.takes(Image::lxd_split(&metadata, &unified).unwrap().with_strip("rootfs").unwrap());
     // Changed after it was recorded.
     fs::write(&metadata, fs::read(stand.pack("other.tar.gz", &["metadata.yaml"])).unwrap()).unwrap();
     assert_eq!(stand.refuses(Image::from_record(&report.image)).kind(), ErrorKind::DigestMismatch);
@@ -231,11 +246,11 @@ fn an_image_in_two_files_has_the_fingerprint_that_lxd_gives_it() {
 mod squashfs {
     use super::*;
 
-    /// A squashfs of the root, unless there is no tool for it, which is said.
-    fn squash(stand: &Stand) -> Option<PathBuf> {
-        let path = stand.path("rootfs.squashfs");
+    /// A squashfs of this folder, unless there is no tool for it, which is said.
+    fn squash(stand: &Stand, folder: &str) -> Option<PathBuf> {
+        let path = stand.path(&folder.replace('/', "-")).with_extension("squashfs");
         let mut mksquashfs = Command::new("mksquashfs");
-        mksquashfs.arg(stand.path("source/rootfs")).arg(&path).args(["-quiet", "-no-progress", "-comp", "zstd"]);
+        mksquashfs.arg(stand.path(folder)).arg(&path).args(["-quiet", "-no-progress", "-comp", "zstd"]);
         if mksquashfs.output().is_ok_and(|output| output.status.success()) {
             return Some(path);
         }
@@ -247,7 +262,7 @@ mod squashfs {
     #[test]
     fn a_squashfs_comes_from_a_file_a_pipe_or_beside_its_metadata() {
         let stand = Stand::new();
-        let Some(rootfs) = squash(&stand) else { return };
+        let Some(rootfs) = squash(&stand, "source/rootfs") else { return };
         let digest = fingerprint(&[&rootfs]);
         let report = stand.takes(Image::open(&rootfs).unwrap().with_sha256(digest));
         assert_eq!(report.image.digest, Some(digest));
@@ -270,9 +285,80 @@ mod squashfs {
     }
 
     #[test]
+    fn a_layout_that_no_squashfs_has_is_refused_whichever_way_it_comes() {
+        let stand = Stand::new();
+        let Some(rootfs) = squash(&stand, "source/rootfs") else { return };
+        let Some(unified) = squash(&stand, "source") else { return };
+        for open in [|path: &Path| Image::open(path).unwrap(), piped] {
+            let error = stand.refuses(open(&rootfs).with_layout(Layout::Oci));
+            assert_eq!(error.kind(), ErrorKind::InvalidImage);
+            assert!(error.message().contains("holds no layers"), "{}", error.report());
+            stand.takes(open(&unified).with_layout(Layout::Lxd).unwrap());
+            let error = stand.refuses(open(&rootfs).with_layout(Layout::Lxd));
+            assert!(error.message().contains("missing its rootfs"), "{}", error.report());
+        }
+    }
+
+    #[test]
+    fn an_image_in_one_squashfs_is_told_like_a_tarball() {
+        let stand = Stand::new();
+        let Some(unified) = squash(&stand, "source") else { return };
+        let digest = fingerprint(&[&unified]);
+        for open in [|path: &Path| Image::open(path).unwrap(), piped] {
+            let report = stand.takes(open(&unified).with_sha256(digest));
+            assert_eq!(report.image.digest, Some(digest));
+            stand.run(Rebuild::new(open(&unified).with_layout(Layout::Root).unwrap())).unwrap();
+            assert!(stand.root().join("rootfs/etc/hostname").exists() && stand.root().join("metadata.yaml").exists());
+            stand.reset();
+        }
+        stand.run(Rebuild::new(Image::open(&unified).unwrap()).strategy(Strategy::InPlace)).unwrap();
+        assert!(stand.root().join("etc/hostname").exists());
+        stand.reset();
+        let metadata = stand.pack("meta.tar.gz", &["metadata.yaml"]);
+        let error = stand.refuses(Image::lxd_split(&metadata, &unified));
+        assert!(error.message().contains("itself an image"), "{}", error.report());
+        // With more at its top, the layout is asked for, in whatever order that comes.
+        for more in ["aaa", "zzz"] {
+            fs::write(stand.path("source").join(more), "more").unwrap();
+            let error = stand.refuses(Image::open(squash(&stand, "source").unwrap()));
+            assert!(error.remedy().unwrap().contains("layout"), "{}", error.report());
+            fs::remove_file(stand.path("source").join(more)).unwrap();
+            fs::remove_file(&unified).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_squashfs_needs_what_it_uses_and_not_what_its_file_takes() {
+        let stand = Stand::new();
+        let Some(rootfs) = squash(&stand, "source/rootfs") else { return };
+        let used = u64::from_le_bytes(fs::read(&rootfs).unwrap()[40..48].try_into().unwrap());
+        fs::File::options().write(true).open(&rootfs).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(Image::open(&rootfs).unwrap().need().at_least.bytes(), used);
+        fs::File::options().write(true).open(&rootfs).unwrap().set_len(used - 1).unwrap();
+        assert_eq!(Image::open(&rootfs).unwrap().need().at_least.bytes(), used - 1);
+    }
+
+    #[test]
+    fn a_squashfs_from_a_pipe_is_looked_at_before_it_is_kept() {
+        let stand = Stand::new();
+        let Some(rootfs) = squash(&stand, "source/rootfs") else { return };
+        let mut start = fs::read(&rootfs).unwrap();
+        start.resize(4096, 0);
+        start[28] = 3;
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut writer, &start).unwrap();
+        // Nothing more comes and the pipe stays open: whoever waits for its end waits for ever.
+        let begun = std::time::Instant::now();
+        let error = stand.refuses(Ok(Image::from_fd(reader, "a test")));
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", error.report());
+        assert!(begun.elapsed().as_secs() < 20);
+        drop(writer);
+    }
+
+    #[test]
     fn a_squashfs_that_is_cut_is_an_error_whichever_way_it_comes() {
         let stand = Stand::new();
-        let Some(rootfs) = squash(&stand) else { return };
+        let Some(rootfs) = squash(&stand, "source/rootfs") else { return };
         fs::File::options().write(true).open(&rootfs).unwrap().set_len(300).unwrap();
         for image in [Image::open(&rootfs).unwrap(), piped(&rootfs)] {
             assert_eq!(stand.refuses(Ok(image)).kind(), ErrorKind::InvalidImage);

@@ -13,7 +13,7 @@ use super::layout::Layout;
 #[cfg(feature = "oci")]
 use super::oci;
 #[cfg(feature = "squashfs")]
-use super::open::is_squashfs;
+use super::open::{check_squashfs_layout, is_squashfs};
 #[cfg(feature = "squashfs")]
 use super::source::Whole;
 use super::source::{Input, Position, Source};
@@ -26,6 +26,7 @@ use super::{Image, check_expected};
 use crate::digest::Sha256;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::CancelToken;
+use crate::record::Origin;
 use crate::unpack::{Hooks, Tally, Unified, UnpackOptions, Unpacked, scan_stream, unpack_stream};
 
 /// What an image is made of.
@@ -44,6 +45,9 @@ pub(super) enum Content {
     /// A compressed tarball of layers, which cannot before it is spooled.
     #[cfg(feature = "oci")]
     Packed(File),
+    /// A tarball that begins like one of layers and is none: it is damaged, or it is a root, and nothing says which.
+    #[cfg(feature = "oci")]
+    Doubtful(File),
 }
 
 impl Content {
@@ -54,7 +58,7 @@ impl Content {
             #[cfg(feature = "squashfs")]
             Content::Squashfs(_) => true,
             #[cfg(feature = "oci")]
-            Content::Layers(_) => true,
+            Content::Layers(_) | Content::Doubtful(_) => true,
             #[cfg(feature = "oci")]
             Content::Packed(_) => false,
         }
@@ -67,7 +71,7 @@ impl Content {
             #[cfg(feature = "squashfs")]
             Content::Squashfs(file) => Ok(file),
             #[cfg(feature = "oci")]
-            Content::Packed(file) => Ok(file),
+            Content::Packed(file) | Content::Doubtful(file) => Ok(file),
             #[cfg(feature = "oci")]
             Content::Layers(store) => store.into_file().map_err(Content::Layers),
             other => Err(other),
@@ -167,6 +171,7 @@ impl Image {
         options.unified = match self.layout {
             Layout::Detect => Unified::Detect,
             Layout::Lxd => Unified::Yes,
+            _ if matches!(self.origin, Origin::Split { .. }) => Unified::Refuse,
             _ => Unified::No,
         };
         let options = &mut options;
@@ -179,10 +184,6 @@ impl Image {
             Content::Stream(input) => self.read_stream(input, target, options, hooks, reading)?,
             #[cfg(feature = "squashfs")]
             Content::Squashfs(file) => {
-                // Only a tarball may be a whole LXD image without saying so.
-                if self.layout == Layout::Detect {
-                    options.unified = Unified::No;
-                }
                 let read = self.read_squashfs(&file, target, options, hooks, reading)?;
                 self.content = Content::Squashfs(file);
                 read
@@ -192,6 +193,11 @@ impl Image {
                 let read = self.read_layers(&store, target, options, hooks, reading, reading.position.clone())?;
                 self.content = Content::Layers(store);
                 read
+            }
+            #[cfg(feature = "oci")]
+            Content::Doubtful(file) => {
+                let store = oci::Store::of_image(file, self.layout)?;
+                self.read_layers(&store, target, options, hooks, reading, reading.position.clone())?
             }
             #[cfg(feature = "oci")]
             Content::Packed(file) => {
@@ -226,7 +232,8 @@ impl Image {
         let mut source = self.source(input, reading)?;
         #[cfg(feature = "squashfs")]
         if !is_file && is_squashfs(source.peek(PEEK).map_err(unwrap)?) {
-            options.unified = Unified::No;
+            check_squashfs_layout(self.layout)?;
+            crate::unpack::squashfs_length(source.peek(PEEK).map_err(unwrap)?, &options.limits)?;
             let file = target.spool(&mut source, options, hooks)?;
             let (digest, _) = source.finish().map_err(unwrap)?;
             check_expected(self.expected, digest)?;
@@ -265,15 +272,7 @@ impl Image {
     ) -> Result<(Unpacked, Sha256)> {
         let file = target.spool(&mut (&start[..]).chain(&mut stream), options, hooks)?;
         stream.finish()?;
-        let store = oci::Store::of_tarball(file)?;
-        if !store.is_complete() {
-            return Err(Error::new(
-                ErrorKind::InvalidImage,
-                "read the image",
-                "it begins like an image in layers, but lacks its index or its manifest",
-            )
-            .with_remedy("fetch the image again; or if it is a root filesystem, say that its layout is root"));
-        }
+        let store = oci::Store::of_image(file, self.layout)?;
         // All that is read of the source has been counted.
         self.read_layers(&store, target, options, hooks, reading, Position::default())
     }
@@ -325,7 +324,7 @@ impl Image {
         position: Position,
     ) -> Result<(Unpacked, Sha256)> {
         let options = &UnpackOptions { unified: Unified::No, ..options.clone() };
-        let image = oci::select(store, &self.selector, self.expected)?;
+        let image = self.select(store)?;
         let digest = image.digest;
         let layers = oci::Stack::new(store, image, self.decoding, reading.cancel, position);
         Ok((target.layers(layers, options, hooks)?, digest))

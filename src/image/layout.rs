@@ -13,9 +13,10 @@ pub enum Layout {
     /// The image itself tells.
     ///
     /// A directory is an OCI image layout. A tarball that begins with `blobs/`, `oci-layout`, `index.json` or what a docker archive begins
-    /// with is one of layers, if it is complete; a file that is not, is a root filesystem. A tarball whose first entry besides its top directory is
-    /// `metadata.yaml`, or is or lies below `templates` or `rootfs`, is an LXD image; if it then holds other things at its top before it has
-    /// shown both `metadata.yaml` and `rootfs`, or lacks one of them, that is an error, and the layout has to be named. All else is a root filesystem.
+    /// with is one of layers; if it is not a whole one, that is an error, and the layout has to be named if it is a root filesystem. A tarball
+    /// whose first entry besides its top directory is `metadata.yaml`, or is or lies below `templates` or `rootfs`, is an LXD image; if it then
+    /// holds other things at its top or lacks `metadata.yaml` or `rootfs`, that is an error, and the layout has to be named. So it has for one that
+    /// begins otherwise, but holds both of these at its top. A squashfs is told like a tarball, by its names in order. All else is a root filesystem.
     #[default]
     Detect,
     /// Its top is the root.

@@ -187,15 +187,21 @@ impl Image {
         self.origin == Origin::Empty
     }
 
-    /// Checks what can be checked without reading much: that the image asked for is there, among those that a store of layers holds.
+    /// Checks what can be checked without reading much: that the image asked for is there, among those that a store of layers holds, and that a
+    /// tarball which begins like such a store is a whole one.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`], [`ErrorKind::InvalidInput`] and [`ErrorKind::DigestMismatch`], with a list of the images there are, and those of
-    /// its documents.
+    /// its documents and of its tarball.
     pub(crate) fn resolve(&self) -> Result<()> {
         #[cfg(feature = "oci")]
         if let Content::Layers(store) = &self.content {
             return self.select(store).map(drop).map_err(|error| error.with_context("image", &self.origin));
+        }
+        #[cfg(feature = "oci")]
+        if let Content::Doubtful(file) = &self.content {
+            let own = file.try_clone().map_err(|error| Error::io("read the image", "it cannot be opened again", error))?;
+            return oci::Store::of_image(own, self.layout).map(drop).map_err(|error| error.with_context("image", &self.origin));
         }
         Ok(())
     }
@@ -232,7 +238,8 @@ impl Image {
 
     #[cfg(feature = "oci")]
     fn select(&self, store: &oci::Store) -> Result<oci::Selected> {
-        oci::select(store, &self.selector, self.expected)
+        let selected = oci::select(store, &self.selector, self.expected);
+        selected.map_err(|error| if self.layout == Layout::Detect { store.ask(error) } else { error })
     }
 }
 

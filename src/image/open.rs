@@ -28,6 +28,8 @@ use crate::progress::CancelToken;
 use crate::record::Origin;
 use crate::size::ByteSize;
 use crate::text::Escaped;
+#[cfg(feature = "squashfs")]
+use crate::unpack::{Limits, squashfs_length};
 
 impl Image {
     /// The image in a file, or in the directory of an OCI image layout, told by its content and not by its name. A named pipe is read as a stream.
@@ -125,32 +127,44 @@ impl Opened {
     fn directory(dir: File, path: &Path) -> Result<Self> {
         let _ = &dir;
         #[cfg(feature = "oci")]
-        {
+        let missing = {
             let store = oci::Store::Directory(dir.into());
             if store.is_complete() {
                 return Ok(Opened { content: Content::Layers(store), need: Need::default(), length: None });
             }
-        }
+            store.missing()?.or_else(|| path.join("blobs/sha256").is_dir().then_some("index.json"))
+        };
         #[cfg(not(feature = "oci"))]
         if path.join("oci-layout").exists() {
             check_is_here(Layout::Oci)?;
         }
         let shown = Escaped::from(path);
-        Err(invalid("it is a directory")
-            .with_remedy(format!("pack it: tar --numeric-owner --xattrs --xattrs-include='*' -C {shown} -cf IMAGE .")))
+        let pack = format!("pack it: tar --numeric-owner --xattrs --xattrs-include='*' -C {shown} -cf IMAGE .");
+        #[cfg(feature = "oci")]
+        if let Some(missing) = missing {
+            return Err(invalid(&format!("it is a directory with a part of an OCI image layout, but {missing} is missing"))
+                .with_remedy(format!("copy the image again; or if it is a root filesystem, {pack}")));
+        }
+        Err(invalid("it is a directory").with_remedy(pack))
     }
 
     fn file(file: File, layout: Layout) -> Result<Self> {
         check_is_here(layout)?;
-        let size = file.metadata().map_err(cannot_open)?.len();
+        let metadata = file.metadata().map_err(cannot_open)?;
+        let size = metadata.len();
+        #[cfg(feature = "squashfs")]
+        let is_file = metadata.is_file();
         let length = Some(ByteSize::from_bytes(size));
         let start = read_start(&file, PEEK).map_err(cannot_open)?;
         #[cfg(feature = "squashfs")]
         if is_squashfs(&start) {
-            if layout == Layout::Oci {
-                return Err(invalid("it is a squashfs, and holds no layers"));
-            }
-            let need = Need { at_least: ByteSize::from_bytes(size), expected: None };
+            check_squashfs_layout(layout)?;
+            // The limits of the rebuild are not known yet.
+            let used = squashfs_length(&start, &Limits::default().with_entries(u64::MAX))?;
+            // A block device has no size here, and a file may be padded, or cut.
+            let at_least = if is_file { used.min(ByteSize::from_bytes(size)) } else { used };
+            let length = if is_file { length } else { Some(used) };
+            let need = Need { at_least, expected: None };
             return Ok(Opened { content: Content::Squashfs(file), need, length });
         }
         let format = Format::detect(&start)?;
@@ -180,11 +194,10 @@ fn with_layers(file: File, format: Format, layout: Layout) -> Result<Content> {
         return stream(file);
     }
     let own = file.try_clone().map_err(cannot_open)?;
-    match oci::Store::of_tarball(own) {
-        Ok(store) if store.is_complete() => Ok(Content::Layers(store)),
-        // It only began like one.
-        _ if detect => stream(file),
-        Ok(_) => Err(invalid("it is neither an OCI image layout nor a docker archive")),
+    match oci::Store::of_image(own, layout) {
+        Ok(store) => Ok(Content::Layers(store)),
+        // The caller may yet say that it is a root.
+        Err(_) if detect => Ok(Content::Doubtful(file)),
         Err(error) => Err(error),
     }
 }
@@ -200,6 +213,16 @@ fn decoded_start(file: &File) -> Vec<u8> {
         let _ = stream.take(oci::PEEK as u64).read_to_end(&mut start);
     }
     start
+}
+
+/// # Errors
+/// [`ErrorKind::InvalidImage`] for a layout that no squashfs has.
+#[cfg(feature = "squashfs")]
+pub(super) fn check_squashfs_layout(layout: Layout) -> Result<()> {
+    if layout == Layout::Oci {
+        return Err(invalid("it is a squashfs, and holds no layers").with_remedy("leave its layout out"));
+    }
+    Ok(())
 }
 
 /// Whether this is the start of a squashfs.

@@ -24,6 +24,10 @@ pub enum Strategy {
     Swap,
     /// The old root is removed first, so that the pool never holds both. The image is read and checked to its end before; what fails
     /// after that leaves the volume without a root, and says so. An image that cannot be read twice is refused.
+    ///
+    /// The check covers the image's form, its checksums and digest, each path by itself, the limits and the policy on devices. It cannot cover what depends on
+    /// the tree that the entries make together, such as a hard link to something that is absent or a path through a file, nor what depends on the
+    /// disk: room, losses, names and attributes that the file system does not take. An image that fails for one of these costs the old root.
     InPlace,
 }
 

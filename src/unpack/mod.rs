@@ -227,6 +227,15 @@ pub fn scan_squashfs(file: &File, options: &UnpackOptions, hooks: &mut dyn Hooks
     scan_archive(&mut Squashfs::open(file, options, &Arc::default())?, options, hooks)
 }
 
+/// Checks what can be seen of a squashfs image by its first 96 bytes, and returns how many it has in all.
+///
+/// # Errors
+/// As [`scan_squashfs`].
+#[cfg(feature = "squashfs")]
+pub(crate) fn squashfs_length(start: &[u8], limits: &Limits) -> Result<ByteSize> {
+    squashfs::length(start, limits)
+}
+
 /// Reads a tar stream to its end and says whether it holds a regular file of this name at its top.
 ///
 /// # Errors

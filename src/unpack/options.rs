@@ -238,6 +238,8 @@ pub enum Threads {
 pub(crate) enum Unified {
     /// Its top is the root.
     No,
+    /// Its top is the root, and it is an error if it is one: its metadata lies elsewhere.
+    Refuse,
     /// Its first entries tell.
     Detect,
     /// It is one.

@@ -1,9 +1,9 @@
 //! Which entries of an archive make the root: all of them, those below a folder, or those below the `rootfs` of an LXD image.
 //!
 //! An LXD image tells itself by its first entry besides the top directory, which is `metadata.yaml`, or is or lies below `templates` or `rootfs`. A
-//! root filesystem may begin so too, if hardly ever. So whatever else such an archive holds at its top, before it has shown both
-//! `metadata.yaml` and `rootfs`, is an error that asks which of the two it is, and so is its end without `metadata.yaml`: no guess can turn out
-//! wrong unnoticed.
+//! root filesystem may begin so too, if hardly ever. So whatever else such an archive holds at its top is an error that asks which of the two it
+//! is, and so is its end without `metadata.yaml`, and so are both `metadata.yaml` and `rootfs` at the top of one that begins otherwise: no guess
+//! can turn out wrong unnoticed.
 
 use std::os::unix::ffi::OsStrExt;
 
@@ -24,7 +24,33 @@ enum Layout {
     Whole(Option<StripPrefix>),
     /// Not known yet; the top directory's entry waits for it.
     Unknown(Option<Box<Entry>>),
+    /// Everything, unless it turns out to be an LXD image after all.
+    Plain(Plain),
     Unified(Box<Seen>),
+}
+
+/// What of an LXD image has come by in an archive that should be none.
+struct Plain {
+    has_metadata: bool,
+    has_root: bool,
+    /// What to say if it is one.
+    found_out: fn() -> Error,
+}
+
+impl Plain {
+    fn new(found_out: fn() -> Error) -> Self {
+        Plain { has_metadata: false, has_root: false, found_out }
+    }
+
+    fn check(&mut self, entry: &Entry) -> Result<()> {
+        let is_directory = entry.kind == Kind::Directory;
+        match entry.path.as_bytes() {
+            b"metadata.yaml" => self.has_metadata = matches!(entry.kind, Kind::File(_)),
+            b"rootfs" => self.has_root = is_directory,
+            path => self.has_root |= path.starts_with(b"rootfs/"),
+        }
+        if self.has_metadata && self.has_root { Err((self.found_out)()) } else { Ok(()) }
+    }
 }
 
 /// What of an LXD image has come by.
@@ -48,6 +74,7 @@ impl Selection {
         let layout = match (&options.strip, options.unified) {
             (Some(folder), _) => Layout::Whole(Some(folder.clone())),
             (None, Unified::No) => Layout::Whole(None),
+            (None, Unified::Refuse) => Layout::Plain(Plain::new(one_in_two)),
             (None, Unified::Detect) => Layout::Unknown(None),
             (None, Unified::Yes) => Layout::Unified(Seen::new(false)),
         };
@@ -70,13 +97,17 @@ impl Selection {
                 Some(b"metadata.yaml" | b"templates" | b"rootfs") => self.layout = Layout::Unified(Seen::new(true)),
                 Some(_) => {
                     top = held.take().map(|top| *top);
-                    self.layout = Layout::Whole(None);
+                    self.layout = Layout::Plain(Plain::new(late));
                 }
             }
         }
         let selected = match &mut self.layout {
             Layout::Whole(folder) => path::select(entry, folder.as_ref())?,
             Layout::Unknown(_) => None,
+            Layout::Plain(plain) => {
+                plain.check(&entry)?;
+                Some(entry)
+            }
             Layout::Unified(seen) => seen.select(entry)?,
         };
         self.found |= selected.is_some() || top.is_some();
@@ -100,7 +131,7 @@ impl Selection {
             Layout::Unified(seen) => seen.finish(),
             _ if self.found => Ok(()),
             Layout::Whole(Some(folder)) => Err(invalid(format!("the image holds nothing below {folder}"))),
-            Layout::Whole(None) | Layout::Unknown(_) => Err(invalid("the image holds no entries".into())),
+            Layout::Whole(None) | Layout::Unknown(_) | Layout::Plain(_) => Err(invalid("the image holds no entries".into())),
         }
     }
 }
@@ -123,7 +154,7 @@ impl Seen {
                 self.has_root = true;
                 path::select(entry, Some(&self.rootfs))
             }
-            _ if self.detected && !(self.has_metadata && self.has_root) => {
+            _ if self.detected => {
                 Err(invalid("it begins like an LXD image, but holds other things at its top".into()).with_remedy(ASK))
             }
             _ => Ok(None),
@@ -148,6 +179,15 @@ impl Seen {
 }
 
 const ASK: &str = "say which layout it has: root, or lxd";
+
+fn late() -> Error {
+    invalid("it does not begin like an LXD image, but holds metadata.yaml and rootfs at its top".into()).with_remedy(ASK)
+}
+
+fn one_in_two() -> Error {
+    invalid("the root of an image in two files is itself an image in one file: it holds metadata.yaml and rootfs at its top".into())
+        .with_remedy("name it alone, without metadata; or name the file of the root")
+}
 
 fn invalid(message: String) -> Error {
     Error::new(ErrorKind::InvalidImage, "unpack", message)
@@ -193,6 +233,18 @@ mod tests {
         assert_eq!(choose(Unified::Detect, &["/"]).unwrap(), ["."]);
         assert_eq!(choose(Unified::No, &["/", "rootfs/", "rootfs/a"]).unwrap(), [".", "rootfs", "rootfs/a"]);
         assert!(choose(Unified::Detect, &[]).is_err());
+        // One of the two is no image.
+        assert_eq!(choose(Unified::Detect, &["bin/", "rootfs/", "rootfs/a"]).unwrap(), ["bin", "rootfs", "rootfs/a"]);
+        assert_eq!(choose(Unified::Detect, &["bin/", "metadata.yaml", "rootfs"]).unwrap(), ["bin", "metadata.yaml", "rootfs"]);
+        assert_eq!(choose(Unified::Detect, &["bin/", "a/metadata.yaml", "rootfs/"]).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn the_root_of_an_image_in_two_files_is_no_image() {
+        let error = choose(Unified::Refuse, &["/", "metadata.yaml", "rootfs/", "rootfs/a"]).unwrap_err();
+        assert!(error.message().contains("two files"), "{error}");
+        assert_eq!(choose(Unified::Refuse, &["/", "rootfs/", "rootfs/a"]).unwrap(), [".", "rootfs", "rootfs/a"]);
+        assert_eq!(choose(Unified::Refuse, &["metadata.yaml"]).unwrap(), ["metadata.yaml"]);
     }
 
     #[test]
@@ -201,8 +253,8 @@ mod tests {
         for paths in [
             &["/", "metadata.yaml", "rootfs/", "rootfs/a"][..],
             &["rootfs/", "rootfs/a", "metadata.yaml"],
-            &["templates/", "templates/t", "metadata.yaml", "rootfs/", "rootfs/a", "more"],
-            &["rootfs/", "rootfs/a", "templates/t", "metadata.yaml", "more/"],
+            &["templates/", "templates/t", "metadata.yaml", "rootfs/", "rootfs/a"],
+            &["rootfs/", "rootfs/a", "templates/t", "metadata.yaml"],
         ] {
             assert_eq!(choose(Unified::Detect, paths).unwrap(), chosen, "{paths:?}");
         }
@@ -215,6 +267,9 @@ mod tests {
             (&["rootfs/", "usr/"][..], "other things"),
             (&["metadata.yaml", "usr/"], "other things"),
             (&["templates/", "usr/"], "other things"),
+            (&["metadata.yaml", "rootfs/", "rootfs/a", "usr/", "usr/bin"], "other things"),
+            (&["README", "metadata.yaml", "rootfs/", "rootfs/a"], "does not begin like"),
+            (&["/", "README", "rootfs/a", "metadata.yaml"], "does not begin like"),
             (&["metadata.yaml"], "missing its rootfs"),
             (&["metadata.yaml", "rootfs/"], "is empty"),
             (&["metadata.yaml", "rootfs"], "not a directory"),

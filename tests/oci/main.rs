@@ -260,17 +260,33 @@ fn manifest_digest(layout: &Path) -> String {
 #[test]
 fn what_begins_like_layers_and_is_a_root_is_asked_for() {
     let stand = Stand::new();
-    let tarball = stand.path("root.tar");
-    let bytes = layer(&["blobs/", "blobs/x", "bin/"]);
-    fs::write(&tarball, &bytes).unwrap();
-    stand.rebuild(Image::open(&tarball).unwrap());
-    assert_eq!(stand.paths(), ["bin", "blobs", "blobs/x"]);
-    stand.reset();
-    let piped = || Image::from_reader(std::io::Cursor::new(bytes.clone()), "a test");
-    let error = stand.refuses(Ok(piped()));
-    assert!(error.remedy().unwrap().contains("layout is root"), "{}", error.report());
-    stand.rebuild(piped().with_layout(Layout::Root).unwrap());
+    let id = "0123456789abcdef".repeat(4);
+    for first in ["blobs/", "index.json", "oci-layout", "manifest.json", "repositories", &format!("{id}/"), &format!("{id}.json")] {
+        let bytes = layer(&[first, "bin/", "bin/sh"]);
+        for image in ways(&stand, &bytes) {
+            let shown = format!("{first}: {image:?}");
+            let error = stand.refuses(Ok(image));
+            assert_eq!(error.kind(), ErrorKind::InvalidImage, "{shown}");
+            assert!(error.remedy().unwrap().contains("layout is root"), "{shown}: {}", error.report());
+        }
+        for image in ways(&stand, &bytes) {
+            stand.rebuild(image.with_layout(Layout::Root).unwrap());
+            assert_eq!(stand.paths().len(), 3, "{first}");
+            stand.reset();
+        }
+    }
+    // In place, it is found out before anything is touched.
+    let tarball = stand.path("way.tar");
+    let error = stand.run(Rebuild::new(Image::open(&tarball).unwrap()).strategy(Strategy::InPlace)).unwrap_err();
+    assert!(error.remedy().unwrap().contains("layout is root") && stand.paths() == ["old"], "{}", error.report());
     assert_eq!(Image::open(&tarball).unwrap().with_layout(Layout::Oci).unwrap_err().kind(), ErrorKind::InvalidImage);
+    // One that is told to be of layers is not said to begin like it.
+    let bytes = layer(&["bin/", "bin/sh"]);
+    for image in ways(&stand, &bytes) {
+        let error = stand.refuses(image.with_layout(Layout::Oci));
+        assert!(error.message().contains("neither"), "{}", error.report());
+    }
+    stand.reset();
     // And a real one can be had as the files that it consists of.
     let forge = Forge::of(stand.path("layout"), &[layer(&["a"])]);
     let packed = stand.path("image.tar");
@@ -279,6 +295,106 @@ fn what_begins_like_layers_and_is_a_root_is_asked_for() {
     stand.rebuild(Image::open(&packed).unwrap().with_layout(Layout::Root).unwrap());
     assert!(stand.root().join("index.json").exists());
     assert_eq!(Image::open(&forge.path).unwrap().with_layout(Layout::Root).unwrap_err().kind(), ErrorKind::InvalidImage);
+}
+
+/// The image in these bytes from a file, a compressed file, a pipe and a compressed pipe.
+fn ways(stand: &Stand, bytes: &[u8]) -> [Image; 4] {
+    let (plain, packed) = (stand.path("way.tar"), stand.path("way.tar.gz"));
+    fs::write(&plain, bytes).unwrap();
+    fs::write(&packed, gzip(bytes)).unwrap();
+    let piped = |path: &Path| Image::from_fd(fs::File::open(path).unwrap(), "a test");
+    [Image::open(&plain).unwrap(), Image::open(&packed).unwrap(), piped(&plain), piped(&packed)]
+}
+
+/// A tarball of layers that is not whole is never taken for the root that it is not, nor is a whole one for less because of what else it holds.
+#[test]
+fn a_damaged_tarball_of_layers_is_no_root() {
+    let stand = Stand::new();
+    let forge = Forge::of(stand.path("layout"), &[layer(&["a"])]);
+    let archive = |with: &dyn Fn(&mut tar::Builder<Vec<u8>>)| {
+        let mut builder = tar::Builder::new(Vec::new());
+        builder.append_dir_all("blobs", forge.path.join("blobs")).unwrap();
+        with(&mut builder);
+        builder.into_inner().unwrap()
+    };
+    let index = |builder: &mut tar::Builder<Vec<u8>>| {
+        for name in ["index.json", "oci-layout"] {
+            builder.append_path_with_name(forge.path.join(name), name).unwrap();
+        }
+    };
+    let whole = archive(&index);
+    let add = |builder: &mut tar::Builder<Vec<u8>>, name: &str, link: Option<&str>| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        match link {
+            None => builder.append_data(&mut header, name, &b""[..]).unwrap(),
+            Some(target) => {
+                header.set_entry_type(tar::EntryType::Symlink);
+                builder.append_link(&mut header, name, target).unwrap();
+            }
+        }
+    };
+    for (what, bytes, kind) in [
+        ("no index", archive(&|_| {}), ErrorKind::InvalidImage),
+        ("too many", archive(&|builder| (0..66_000).for_each(|n| add(builder, &format!("e{n}"), None))), ErrorKind::LimitExceeded),
+        (
+            "a loop",
+            archive(&|builder| ["index.json", "oci-layout"].iter().for_each(|name| add(builder, name, Some(name)))),
+            ErrorKind::InvalidImage,
+        ),
+        ("truncated", whole[..whole.len() - 3000].to_vec(), ErrorKind::InvalidImage),
+    ] {
+        for image in ways(&stand, &bytes) {
+            let shown = format!("{what}: {image:?}");
+            let error = stand.refuses(Ok(image));
+            assert_eq!(error.kind(), kind, "{shown}: {}", error.report());
+            assert!(error.remedy().unwrap().contains("layout is root"), "{shown}: {}", error.report());
+        }
+    }
+    // A sparse file of the old GNU format goes on behind its header.
+    let sparse = archive(&|builder| {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("sparse").unwrap();
+        header.set_entry_type(tar::EntryType::GNUSparse);
+        header.set_size(512);
+        header.as_gnu_mut().unwrap().set_is_extended(true);
+        header.set_cksum();
+        let mut more = [tar::GnuExtSparseHeader::new(), tar::GnuExtSparseHeader::new()];
+        more[0].set_is_extended(true);
+        let data = [header.as_bytes(), more[0].as_bytes(), more[1].as_bytes(), &[b'x'; 512]].concat();
+        builder.get_mut().extend(data);
+        index(builder);
+    });
+    for image in ways(&stand, &sparse) {
+        stand.rebuild(image);
+        assert_eq!(stand.paths(), ["a"]);
+        stand.reset();
+    }
+}
+
+#[test]
+fn a_directory_with_a_part_of_an_image_says_what_is_missing() {
+    let stand = Stand::new();
+    let forge = Forge::of(stand.path("layout"), &[layer(&["a"])]);
+    for name in ["index.json", "oci-layout"] {
+        let kept = fs::read(forge.path.join(name)).unwrap();
+        fs::remove_file(forge.path.join(name)).unwrap();
+        let error = Image::open(&forge.path).unwrap_err();
+        assert!(error.message().contains(&format!("{name} is missing")), "{}", error.report());
+        // A link that leads nowhere in it is what is wrong then.
+        symlink("/etc/passwd", forge.path.join(name)).unwrap();
+        let error = Image::open(&forge.path).unwrap_err();
+        assert!(error.message().contains("leads out"), "{}", error.report());
+        fs::remove_file(forge.path.join(name)).unwrap();
+        fs::write(forge.path.join(name), kept).unwrap();
+    }
+    for name in ["index.json", "oci-layout"] {
+        fs::remove_file(forge.path.join(name)).unwrap();
+    }
+    let error = Image::open(&forge.path).unwrap_err();
+    assert!(error.message().contains("index.json is missing"), "{}", error.report());
+    fs::remove_dir_all(forge.path.join("blobs")).unwrap();
+    assert_eq!(Image::open(&forge.path).unwrap_err().message(), "it is a directory");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::document::LARGEST;
 use super::invalid;
 use super::tarball::Members;
 use crate::error::{Error, ErrorKind, Result};
+use crate::image::layout::Layout;
 use crate::text::Escaped;
 
 /// The files of an image in layers, by their names.
@@ -24,13 +25,42 @@ pub(in crate::image) enum Store {
 }
 
 impl Store {
-    /// The tarball in `file`, which is not compressed.
+    /// The tarball of an image in `file`, which is not compressed. `layout` is what the caller said, or that the file's first entry told.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidImage`] for what is no tarball; [`ErrorKind::LimitExceeded`] for one of too many files.
-    pub(in crate::image) fn of_tarball(file: File) -> Result<Self> {
-        let members = Members::read(&file)?;
-        Ok(Store::Tarball(Arc::new(file), members))
+    /// [`ErrorKind::InvalidImage`] for what is no tarball of an image; [`ErrorKind::LimitExceeded`] for one of too many files. They ask for the
+    /// layout if only the first entry told.
+    pub(in crate::image) fn of_image(file: File, layout: Layout) -> Result<Self> {
+        let told = layout != Layout::Detect;
+        let members = Members::read(&file).map_err(|error| if told { error } else { ask(error) })?;
+        let store = Store::Tarball(Arc::new(file), members);
+        match (store.is_complete(), told) {
+            (true, _) => Ok(store),
+            (false, true) => Err(invalid("it is neither an OCI image layout nor a docker archive")
+                .with_remedy("fetch the image again; or leave its layout out, if it is another kind of image")),
+            (false, false) => Err(ask(invalid("it begins like an image in layers, but lacks its index or its manifest"))),
+        }
+    }
+
+    /// Which of the two files that every OCI image layout has is not there, if the other one is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidImage`] if one of them is no regular file, or a link that leads out of the image.
+    pub(in crate::image) fn missing(&self) -> Result<Option<&'static str>> {
+        let has = |name| self.find(name).map(|section| section.is_some());
+        Ok(match (has("oci-layout")?, has("index.json")?) {
+            (true, false) => Some("index.json"),
+            (false, true) => Some("oci-layout"),
+            _ => None,
+        })
+    }
+
+    /// Adds to an error of a tarball's documents that it may be no image in layers at all, unless it is clear.
+    pub(in crate::image) fn ask(&self, error: Error) -> Error {
+        match self {
+            Store::Tarball(..) => ask(error),
+            Store::Directory(_) => error,
+        }
     }
 
     /// Whether it holds the files that every image has.
@@ -80,6 +110,15 @@ impl Store {
             Store::Tarball(file, members) => Arc::try_unwrap(file).map_err(|file| Store::Tarball(file, members)),
             directory => Err(directory),
         }
+    }
+}
+
+fn ask(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::InvalidImage | ErrorKind::LimitExceeded => {
+            error.with_remedy("fetch the image again; or if it is a root filesystem, say that its layout is root")
+        }
+        _ => error,
     }
 }
 

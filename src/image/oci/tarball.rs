@@ -6,7 +6,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use tar::Header;
+use tar::{GnuExtSparseHeader, Header};
 
 use super::invalid;
 use crate::error::{Error, ErrorKind, Result};
@@ -135,6 +135,7 @@ impl<R: FnMut(&mut [u8], u64) -> Result<usize>> Walk<R> {
         Walk { read_at, offset: 0 }
     }
 
+    /// The next member; `None` at the end marker.
     fn next(&mut self) -> Result<Option<Found>> {
         let mut extensions = Extensions::default();
         loop {
@@ -157,7 +158,7 @@ impl<R: FnMut(&mut [u8], u64) -> Result<usize>> Walk<R> {
             if !is_extension {
                 size = extensions.size.unwrap_or(size);
             }
-            let data = offset + BLOCK;
+            let data = self.behind_sparse_map(&header, offset + BLOCK)?;
             let stored = if has_data(kind) { size } else { 0 };
             let next = stored.checked_next_multiple_of(BLOCK).and_then(|stored| data.checked_add(stored));
             self.offset = next.filter(|&next| next <= i64::MAX as u64).ok_or_else(corrupt)?;
@@ -183,6 +184,22 @@ impl<R: FnMut(&mut [u8], u64) -> Result<usize>> Walk<R> {
                 _ => extensions.read(&content).ok_or_else(corrupt)?,
             }
         }
+    }
+}
+
+impl<R: FnMut(&mut [u8], u64) -> Result<usize>> Walk<R> {
+    /// Where the data is: an old GNU header of a sparse file goes on in blocks of its own, as long as each of them says so.
+    fn behind_sparse_map(&mut self, header: &Header, mut at: u64) -> Result<u64> {
+        let mut goes_on = header.as_old().linkflag[0] == b'S' && header.as_gnu().is_some_and(|header| header.is_extended());
+        while goes_on {
+            let mut block = GnuExtSparseHeader::new();
+            if (self.read_at)(block.as_mut_bytes(), at)? < BLOCK as usize {
+                return Err(invalid("the tarball is truncated").with_context("offset", at));
+            }
+            goes_on = block.is_extended();
+            at += BLOCK;
+        }
+        Ok(at)
     }
 }
 

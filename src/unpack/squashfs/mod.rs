@@ -34,15 +34,24 @@ use self::xattr::Xattrs;
 use super::archive::{Archive, Piece};
 use super::entry::{Entry, Kind, Timestamp};
 use super::loss::{LossKind, Losses};
-use super::options::UnpackOptions;
+use super::options::{Limits, UnpackOptions};
 use super::path;
 use crate::error::{Error, ErrorKind, Result};
+use crate::size::ByteSize;
 
 /// How many entries are read ahead, so that their data can be decoded, and how much memory they may take, in bytes.
 const ENTRIES_AHEAD: usize = 512;
 const ENTRIES_BYTES: usize = 2 << 20;
 /// How many blocks all files may have together, holes among them. They cost time but, as holes, nothing else.
 const BLOCKS_MAX: u64 = 1 << 28;
+
+/// Checks the first bytes of an image, and returns how many it has in all.
+///
+/// # Errors
+/// Those of [`Squashfs::open`] that do not depend on the rest.
+pub(super) fn length(start: &[u8], limits: &Limits) -> Result<ByteSize> {
+    Superblock::of_start(start, limits).map(|superblock| ByteSize::from_bytes(superblock.bytes_used))
+}
 
 /// A squashfs image, read within limits.
 #[derive(Debug)]

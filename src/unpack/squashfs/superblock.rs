@@ -2,7 +2,7 @@
 
 use super::compress::Compressor;
 use super::input::Input;
-use super::{invalid, limit};
+use super::{invalid, limit, truncated};
 use crate::error::{Error, ErrorKind, Result};
 use crate::unpack::options::Limits;
 
@@ -35,34 +35,43 @@ pub(super) struct Superblock {
 
 impl Superblock {
     pub(super) fn read(input: &Input, limits: &Limits) -> Result<Self> {
-        let bytes: [u8; SIZE] = input.array(0)?;
+        Self::parse(&input.array(0)?, limits)
+    }
+
+    /// The one that an image begins with.
+    pub(super) fn of_start(start: &[u8], limits: &Limits) -> Result<Self> {
+        let bytes = start.first_chunk().ok_or_else(|| truncated().with_context("size", start.len()))?;
+        Self::parse(bytes, limits)
+    }
+
+    fn parse(bytes: &[u8; SIZE], limits: &Limits) -> Result<Self> {
         let unsupported = |message: String| Error::new(ErrorKind::Unsupported, "unpack", message);
         match bytes.first_chunk() {
             Some(&MAGIC) => {}
             Some(&SWAPPED) => return Err(unsupported("this is a squashfs image of a version before 4.0".to_owned())),
             _ => return Err(invalid("this is not a squashfs image")),
         }
-        let version = (u16_at(&bytes, 28), u16_at(&bytes, 30));
+        let version = (u16_at(bytes, 28), u16_at(bytes, 30));
         if version != (4, 0) {
             let message = format!("this is a squashfs image of version {}.{}, not 4.0", version.0, version.1);
             return Err(unsupported(message).with_remedy("make the image again with mksquashfs 4.0 or later"));
         }
-        let table = |at| Some(u64_at(&bytes, at)).filter(|&offset| offset != NONE);
+        let table = |at| Some(u64_at(bytes, at)).filter(|&offset| offset != NONE);
         let superblock = Superblock {
-            compressor: Compressor::new(u16_at(&bytes, 20))?,
-            block_size: u32_at(&bytes, 12),
-            inode_count: u32_at(&bytes, 4),
-            fragment_count: u32_at(&bytes, 16),
-            id_count: u16_at(&bytes, 26),
-            root: u64_at(&bytes, 32),
-            bytes_used: u64_at(&bytes, 40),
-            ids: u64_at(&bytes, 48),
+            compressor: Compressor::new(u16_at(bytes, 20))?,
+            block_size: u32_at(bytes, 12),
+            inode_count: u32_at(bytes, 4),
+            fragment_count: u32_at(bytes, 16),
+            id_count: u16_at(bytes, 26),
+            root: u64_at(bytes, 32),
+            bytes_used: u64_at(bytes, 40),
+            ids: u64_at(bytes, 48),
             xattrs: table(56),
-            inodes: u64_at(&bytes, 64),
-            directories: u64_at(&bytes, 72),
+            inodes: u64_at(bytes, 64),
+            directories: u64_at(bytes, 72),
             fragments: table(80),
         };
-        superblock.check(u16_at(&bytes, 22), limits)?;
+        superblock.check(u16_at(bytes, 22), limits)?;
         Ok(superblock)
     }
 
