@@ -361,7 +361,7 @@ fn a_damaged_tarball_of_layers_is_no_root() {
         header.set_cksum();
         let mut more = [tar::GnuExtSparseHeader::new(), tar::GnuExtSparseHeader::new()];
         more[0].set_is_extended(true);
-        let data = [header.as_bytes(), more[0].as_bytes(), more[1].as_bytes(), &[b'x'; 512]].concat();
+        let data = [*header.as_bytes(), *more[0].as_bytes(), *more[1].as_bytes(), [b'x'; 512]].concat();
         builder.get_mut().extend(data);
         index(builder);
     });
