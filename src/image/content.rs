@@ -190,14 +190,16 @@ impl Image {
             }
             #[cfg(feature = "oci")]
             Content::Layers(store) => {
-                let read = self.read_layers(&store, target, options, hooks, reading, reading.position.clone())?;
+                let image = self.select(&store, reading.cancel)?.clone();
+                let read = self.read_layers((&store, &image), target, options, hooks, reading, reading.position.clone())?;
                 self.content = Content::Layers(store);
                 read
             }
             #[cfg(feature = "oci")]
             Content::Doubtful(file) => {
                 let store = oci::Store::of_image(file, self.layout)?;
-                self.read_layers(&store, target, options, hooks, reading, reading.position.clone())?
+                let image = self.choose(&store, reading.cancel)?;
+                self.read_layers((&store, &image), target, options, hooks, reading, reading.position.clone())?
             }
             #[cfg(feature = "oci")]
             Content::Packed(file) => {
@@ -274,7 +276,8 @@ impl Image {
         stream.finish()?;
         let store = oci::Store::of_image(file, self.layout)?;
         // All that is read of the source has been counted.
-        self.read_layers(&store, target, options, hooks, reading, Position::default())
+        let image = self.choose(&store, reading.cancel)?;
+        self.read_layers((&store, &image), target, options, hooks, reading, Position::default())
     }
 
     /// A squashfs is read in any order: its digest takes a pass of its own, at the same time.
@@ -316,7 +319,7 @@ impl Image {
     #[cfg(feature = "oci")]
     fn read_layers(
         &self,
-        store: &oci::Store,
+        (store, image): (&oci::Store, &oci::Selected),
         target: Target<'_>,
         options: &UnpackOptions,
         hooks: &mut dyn Hooks,
@@ -324,9 +327,7 @@ impl Image {
         position: Position,
     ) -> Result<(Unpacked, Sha256)> {
         let options = &UnpackOptions { unified: Unified::No, ..options.clone() };
-        let image = self.select(store)?;
-        let digest = image.digest;
         let layers = oci::Stack::new(store, image, self.decoding, reading.cancel, position);
-        Ok((target.layers(layers, options, hooks)?, digest))
+        Ok((target.layers(layers, options, hooks)?, image.digest))
     }
 }

@@ -37,6 +37,8 @@ pub use self::{decode::Decoding, format::Format};
 
 #[cfg(feature = "tar")]
 use std::path::Path;
+#[cfg(feature = "oci")]
+use std::sync::OnceLock;
 
 #[cfg(feature = "tar")]
 use self::content::Content;
@@ -44,6 +46,7 @@ use self::content::Content;
 use crate::digest::Hasher;
 use crate::digest::Sha256;
 use crate::error::{Error, ErrorKind, Result};
+use crate::progress::CancelToken;
 use crate::record::{ImageRecord, Origin};
 use crate::size::ByteSize;
 use crate::text::Escaped;
@@ -69,6 +72,9 @@ pub struct Image {
     before: Hasher,
     #[cfg(feature = "oci")]
     selector: oci::Selector,
+    /// What was selected of a store, once it was.
+    #[cfg(feature = "oci")]
+    selected: OnceLock<oci::Selected>,
 }
 
 /// What is known of an image's size before it is read.
@@ -101,6 +107,8 @@ impl Image {
             before: Hasher::new(),
             #[cfg(feature = "oci")]
             selector: oci::Selector::default(),
+            #[cfg(feature = "oci")]
+            selected: OnceLock::new(),
         }
     }
 
@@ -148,6 +156,8 @@ impl Image {
     #[must_use]
     pub fn with_sha256(mut self, digest: Sha256) -> Self {
         self.expected = Some(digest);
+        #[cfg(feature = "oci")]
+        self.reselect();
         self
     }
 
@@ -160,7 +170,7 @@ impl Image {
     pub fn length(&self) -> Option<ByteSize> {
         #[cfg(feature = "oci")]
         if let Content::Layers(store) = &self.content {
-            return self.select(store).ok().map(|image| image.length());
+            return self.select(store, &CancelToken::new()).ok().map(|image| image.length());
         }
         self.length
     }
@@ -169,7 +179,7 @@ impl Image {
     pub fn need(&self) -> Need {
         #[cfg(feature = "oci")]
         if let Content::Layers(store) = &self.content {
-            return self.select(store).map(|image| image.need()).unwrap_or_default();
+            return self.select(store, &CancelToken::new()).map(|image| image.need()).unwrap_or_default();
         }
         self.need
     }
@@ -193,10 +203,11 @@ impl Image {
     /// # Errors
     /// [`ErrorKind::NotFound`], [`ErrorKind::InvalidInput`] and [`ErrorKind::DigestMismatch`], with a list of the images there are, and those of
     /// its documents and of its tarball.
-    pub(crate) fn resolve(&self) -> Result<()> {
+    pub(crate) fn resolve(&self, cancel: &CancelToken) -> Result<()> {
+        let _ = cancel;
         #[cfg(feature = "oci")]
         if let Content::Layers(store) = &self.content {
-            return self.select(store).map(drop).map_err(|error| error.with_context("image", &self.origin));
+            return self.select(store, cancel).map(drop).map_err(|error| error.with_context("image", &self.origin));
         }
         #[cfg(feature = "oci")]
         if let Content::Doubtful(file) = &self.content {
@@ -237,9 +248,25 @@ impl Image {
     }
 
     #[cfg(feature = "oci")]
-    fn select(&self, store: &oci::Store) -> Result<oci::Selected> {
-        let selected = oci::select(store, &self.selector, self.expected);
+    fn select(&self, store: &oci::Store, cancel: &CancelToken) -> Result<&oci::Selected> {
+        if let Some(selected) = self.selected.get() {
+            return Ok(selected);
+        }
+        let selected = self.choose(store, cancel)?;
+        Ok(self.selected.get_or_init(|| selected))
+    }
+
+    /// The one image of `store` that is asked for.
+    #[cfg(feature = "oci")]
+    fn choose(&self, store: &oci::Store, cancel: &CancelToken) -> Result<oci::Selected> {
+        let selected = oci::select(store, &self.selector, self.expected, cancel);
         selected.map_err(|error| if self.layout == Layout::Detect { store.ask(error) } else { error })
+    }
+
+    /// Forgets what was selected, for another will be.
+    #[cfg(feature = "oci")]
+    fn reselect(&mut self) {
+        self.selected = OnceLock::new();
     }
 }
 
@@ -250,6 +277,7 @@ impl Image {
     #[must_use]
     pub fn with_tag(mut self, tag: impl Into<String>) -> Self {
         self.selector.tag = Some(tag.into());
+        self.reselect();
         self
     }
 
@@ -257,6 +285,7 @@ impl Image {
     #[must_use]
     pub fn with_platform(mut self, platform: Platform) -> Self {
         self.selector.platform = Some(platform);
+        self.reselect();
         self
     }
 }

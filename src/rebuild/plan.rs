@@ -190,7 +190,7 @@ pub(super) fn make(
     let without_root = recovery.contains(&RecoverAction::NoRoot);
     let live = found.live || recovery.iter().any(|action| matches!(action, RecoverAction::RollForward | RecoverAction::RollBack));
 
-    image.resolve()?;
+    image.resolve(&options.cancel)?;
     if options.strategy == Strategy::InPlace && !image.is_rereadable() {
         let (why, remedy) = match image.origin() {
             Origin::Stream(_) => ("it is a stream", "save the image to a file, or rebuild by swap"),

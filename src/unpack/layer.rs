@@ -1,8 +1,10 @@
 //! Layers of an OCI image, one over the other: whiteouts remove what lower layers made, and only that
 //! ([image-layer](https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts)).
 //!
-//! A whiteout may come before or after entries of its own layer, which it must leave alone. To tell these from what is below, the paths that a
-//! layer makes are remembered as keyed hashes of 64 bits, of the current layer only; the lowest one has nothing below it and needs none.
+//! A whiteout may come before or after entries of its own layer, which it must leave alone. To tell these from what is below, what a layer
+//! makes is remembered, as keyed hashes of 64 bits, of the current layer only; the lowest one has nothing below it and needs none. One path may
+//! lead where another does, by links, so what is remembered is where things really are: directories by device and inode, all else by the
+//! directory it is in and its name. An inode that is freed and used again is no trouble: what uses it was made by the same layer.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -23,6 +25,7 @@ use super::options::{Limits, UnpackOptions};
 use super::select::Selection;
 use super::tar::Tar;
 use super::threads::{with_chunks, with_crew};
+use super::tree::{Age, DirId, identity};
 use super::write::Writer;
 use super::{Hooks, Tally, Unpacked, each, scan_entry};
 use crate::error::{Error, ErrorKind, Result};
@@ -30,6 +33,8 @@ use crate::size::ByteSize;
 
 /// How many paths one layer above the lowest may make: what memory is spent on remembering them.
 const MADE_MAX: usize = 2_000_000;
+/// How many bytes of names are kept while directories are emptied of what is below.
+const NAMES_MAX: usize = 1 << 20;
 
 const PREFIX: &[u8] = b".wh.";
 const META_PREFIX: &[u8] = b".wh..wh.";
@@ -57,11 +62,11 @@ pub(crate) fn unpack_layers(
     with_crew(options.threads, |crew, maker| {
         let mut writer = Writer::new(Disk::new(root, options, hooks, crew, maker), options)?;
         walk(layers, options, |entry, archive, below| match (mark(&entry.path)?, below) {
-            (Mark::Entry, below) => {
-                if let Some(layer) = below {
-                    layer.add(&entry.path)?;
-                }
-                writer.entry(entry, archive)
+            (Mark::Entry, None) => writer.entry(entry, archive),
+            (Mark::Entry, Some(layer)) => {
+                writer.tree.set_layer(layer.number);
+                writer.entry(entry, archive)?;
+                writer.remember(entry, layer)
             }
             (Mark::Nothing, _) => Ok(()),
             (Mark::Whiteout(_) | Mark::Opaque(_), None) => writer.disk.count_entry(),
@@ -71,7 +76,7 @@ pub(crate) fn unpack_layers(
             }
             (Mark::Opaque(path), Some(layer)) => {
                 writer.disk.count_entry()?;
-                writer.hide_content(path, layer)
+                writer.hide_in(path, layer)
             }
         })?;
         writer.finish()
@@ -87,7 +92,7 @@ pub(crate) fn scan_layers(layers: &mut dyn Layers, options: &UnpackOptions, hook
     walk(layers, options, |entry, archive, below| match mark(&entry.path)? {
         Mark::Entry => {
             if let Some(layer) = below {
-                layer.add(&entry.path)?;
+                layer.add_path(&entry.path)?;
             }
             scan_entry(entry, archive, options, &mut tally, hooks)
         }
@@ -106,7 +111,7 @@ fn walk(
     mut act: impl FnMut(&mut Entry, &mut dyn Archive, Option<&mut Layer>) -> Result<()>,
 ) -> Result<()> {
     let mut selection = Selection::new(options);
-    let mut layer = None;
+    let mut layer: Option<Layer> = None;
     let mut used = Used::default();
     while layers.next(&mut |stream| {
         // A layer lies in a file: no read of it has to be stopped.
@@ -117,7 +122,7 @@ fn walk(
             chunks.finish()
         })
     })? {
-        layer = Some(Layer::default());
+        layer = Some(Layer::above(layer.as_ref()));
     }
     selection.finish()
 }
@@ -159,12 +164,35 @@ fn mark(path: &EntryPath) -> Result<Mark<'_>> {
     }
 }
 
-/// What the current layer has made, and which directories show nothing of what is below it.
+/// What the current layer has made.
 #[derive(Default)]
 struct Layer {
+    /// The lowest is 0, and is not remembered.
+    number: u32,
     keys: RandomState,
     made: Hashes,
-    opaque: Hashes,
+}
+
+/// What is remembered of a layer.
+#[derive(Hash)]
+enum Key<'a> {
+    /// A path; only for layers that are not unpacked.
+    Path(&'a [u8]),
+    /// That something is in the directory, or in one below it; the directory may hold things from below too.
+    Touched(DirId),
+    /// That the directory and all that is in it are the layer's.
+    Own(DirId),
+    /// What is no directory.
+    Named(DirId, &'a OsStr),
+}
+
+/// Whose something is that a whiteout names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Lower,
+    Layer,
+    /// It is a directory that holds things of the layer, and may hold lower ones.
+    Both,
 }
 
 /// A set of hashes. In shards, so that when it grows it is never there twice as a whole.
@@ -213,46 +241,57 @@ impl Hasher for Itself {
 }
 
 impl Layer {
-    fn hash(&self, path: &[u8]) -> u64 {
-        self.keys.hash_one(path)
+    fn above(lower: Option<&Layer>) -> Self {
+        Layer { number: lower.map_or(0, |lower| lower.number).saturating_add(1), ..Layer::default() }
+    }
+
+    fn has(&self, key: &Key<'_>) -> bool {
+        self.made.contains(self.keys.hash_one(key))
+    }
+
+    /// Remembers it; `false` if it was.
+    fn add(&mut self, key: &Key<'_>) -> Result<bool> {
+        let new = self.made.insert(self.keys.hash_one(key));
+        if self.made.length > MADE_MAX {
+            return Err(Error::new(ErrorKind::LimitExceeded, "unpack", "a layer above the lowest makes too many paths")
+                .with_context("limit", MADE_MAX)
+                .with_remedy("squash the image's layers into one"));
+        }
+        Ok(new)
     }
 
     /// Remembers an entry's path and those of the directories it lies in.
-    fn add(&mut self, path: &EntryPath) -> Result<()> {
+    fn add_path(&mut self, path: &EntryPath) -> Result<()> {
         let mut path = path.as_bytes();
-        while !path.is_empty() && self.made.insert(self.hash(path)) {
-            if self.made.length > MADE_MAX {
-                return Err(Error::new(ErrorKind::LimitExceeded, "unpack", "a layer above the lowest makes too many paths")
-                    .with_context("limit", MADE_MAX)
-                    .with_remedy("squash the image's layers into one"));
-            }
+        while !path.is_empty() && self.add(&Key::Path(path))? {
             path = parent(path);
         }
         Ok(())
     }
 
-    fn has_made(&self, path: &[u8]) -> bool {
-        self.made.contains(self.hash(path))
+    fn add_directory(&mut self, id: DirId, age: Age) -> Result<()> {
+        if self.has(&Key::Own(id)) {
+            return Ok(());
+        }
+        self.add(&if age == Age::New { Key::Own(id) } else { Key::Touched(id) }).map(drop)
     }
 
-    /// Marks a directory; `false` if it, or one that it lies in, was marked before, and nothing from below is left in it.
-    fn mark_opaque(&mut self, path: &[u8]) -> Result<bool> {
-        let mut above = path;
-        loop {
-            if self.opaque.contains(self.hash(above)) {
-                return Ok(false);
-            }
-            if above.is_empty() {
-                break;
-            }
-            above = parent(above);
+    /// Whose `name` is in the open directory `dir`, which is `id`; `None` if there is nothing.
+    fn whose(&self, dir: BorrowedFd<'_>, id: DirId, name: &OsStr) -> Result<Option<Whose>> {
+        let stat = match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(error) => return Err(Error::io("unpack", "cannot look at what a whiteout names", error)),
+        };
+        if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFDIR.bits() {
+            return Ok(Some(if self.has(&Key::Named(id, name)) { Whose::Layer } else { Whose::Lower }));
         }
-        if self.opaque.length >= MADE_MAX {
-            return Err(Error::new(ErrorKind::LimitExceeded, "unpack", "a layer has too many opaque directories")
-                .with_context("limit", MADE_MAX));
-        }
-        self.opaque.insert(self.hash(path));
-        Ok(true)
+        let child = identity(&stat);
+        Ok(Some(match (self.has(&Key::Own(child)), self.has(&Key::Touched(child))) {
+            (true, _) => Whose::Layer,
+            (false, true) => Whose::Both,
+            (false, false) => Whose::Lower,
+        }))
     }
 }
 
@@ -260,60 +299,132 @@ fn parent(path: &[u8]) -> &[u8] {
     path.iter().rposition(|&byte| byte == b'/').and_then(|slash| path.get(..slash)).unwrap_or_default()
 }
 
+/// The directories in one directory that are still to be emptied of what is below.
+#[derive(Default)]
+struct Pending {
+    /// Their names, each followed by a slash.
+    names: Vec<u8>,
+    /// Whether there may be others, for which there was no room.
+    more: bool,
+}
+
+impl Pending {
+    fn pop(&mut self) -> Option<Vec<u8>> {
+        self.names.pop()?;
+        let start = self.names.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+        Some(self.names.split_off(start))
+    }
+
+    /// Leaves the names to be found again.
+    fn forget(&mut self) {
+        self.more |= !self.names.is_empty();
+        self.names = Vec::new();
+    }
+}
+
 impl Writer<'_> {
+    /// Remembers what has just been made, by where it really is.
+    fn remember(&mut self, entry: &Entry, layer: &mut Layer) -> Result<()> {
+        let Some((_, name)) = entry.path.split() else { return Ok(()) };
+        let mut depth = entry.path.components().count();
+        if entry.kind != Kind::Directory {
+            depth -= 1;
+            layer.add(&Key::Named(self.tree.id(depth), name))?;
+        }
+        self.tree.trace(&self.disk, depth, &mut |id, age| layer.add_directory(id, age))
+    }
+
     /// Removes what lower layers made at `path`; what `layer` made there stays.
     fn hide(&mut self, path: &[u8], layer: &mut Layer) -> Result<()> {
-        let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        let name = OsStr::from_bytes(path.rsplit(|&byte| byte == b'/').next().unwrap_or_default());
         self.disk.settle()?;
         // Nothing is made on the way to what is to go.
         if self.tree.find(&self.disk, parent(path))?.is_none() {
             return Ok(());
         }
         let dir = self.tree.enter(&mut self.disk, parent(path))?;
-        let name = OsStr::from_bytes(name);
-        if !layer.has_made(path) {
-            return self.disk.replace(dir.as_fd(), name);
+        self.disk.settle()?;
+        match layer.whose(dir.as_fd(), self.tree.id(self.tree.depth()), name)? {
+            Some(Whose::Lower) => self.disk.replace(dir.as_fd(), name),
+            Some(Whose::Both) => {
+                self.tree.go_down(&mut self.disk, name)?;
+                self.hide_content(layer)
+            }
+            Some(Whose::Layer) | None => Ok(()),
         }
-        if is_directory(dir.as_fd(), name)? { self.hide_content(path, layer) } else { Ok(()) }
     }
 
     /// Removes what lower layers made in the directory `path`; what `layer` made there stays.
-    fn hide_content(&mut self, path: &[u8], layer: &mut Layer) -> Result<()> {
-        if !layer.mark_opaque(path)? {
+    fn hide_in(&mut self, path: &[u8], layer: &mut Layer) -> Result<()> {
+        self.disk.settle()?;
+        if self.tree.find(&self.disk, path)?.is_none() {
             return Ok(());
         }
+        self.tree.enter(&mut self.disk, path)?;
         self.disk.settle()?;
-        let mut directories = vec![path.to_vec()];
-        while let Some(path) = directories.pop() {
-            if self.tree.find(&self.disk, &path)?.is_none() {
+        self.hide_content(layer)
+    }
+
+    /// Removes what lower layers made in the current directory, which is then all the layer's. So each is listed once or twice, however many
+    /// whiteouts there are in it and around it.
+    fn hide_content(&mut self, layer: &mut Layer) -> Result<()> {
+        if layer.has(&Key::Own(self.tree.id(self.tree.depth()))) {
+            return Ok(());
+        }
+        let first = self.hide_here(layer)?;
+        let mut bytes = first.names.capacity();
+        let mut levels = vec![first];
+        while let Some(last) = levels.last_mut() {
+            if let Some(name) = last.pop() {
+                self.tree.go_down(&mut self.disk, OsStr::from_bytes(&name))?;
+                let next = self.hide_here(layer)?;
+                bytes += next.names.capacity();
+                if bytes > NAMES_MAX {
+                    // What is nearest to the root is needed last, and can be found again.
+                    levels.iter_mut().for_each(Pending::forget);
+                    bytes = next.names.capacity();
+                }
+                levels.push(next);
                 continue;
             }
-            let dir = self.tree.enter(&mut self.disk, &path)?;
-            let listed = Dir::openat(dir.as_fd(), ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
-            for entry in listed.map_err(cannot_list)?.iter() {
-                let entry = entry.map_err(cannot_list)?;
-                let name = entry.file_name().to_bytes();
-                if matches!(name, b"." | b"..") {
-                    continue;
-                }
-                let child = if path.is_empty() { name.to_vec() } else { [&path, &b"/"[..], name].concat() };
-                let name = OsStr::from_bytes(name);
-                if !layer.has_made(&child) {
-                    self.disk.replace(dir.as_fd(), name)?;
-                } else if is_directory(dir.as_fd(), name)? && layer.opaque.insert(layer.hash(&child)) {
-                    directories.push(child);
-                }
+            bytes -= last.names.capacity();
+            if last.more {
+                *last = self.hide_here(layer)?;
+                bytes += last.names.capacity();
+                continue;
+            }
+            layer.add(&Key::Own(self.tree.id(self.tree.depth())))?;
+            levels.pop();
+            if !levels.is_empty() {
+                self.tree.go_up(&mut self.disk)?;
             }
         }
         Ok(())
     }
-}
 
-fn is_directory(dir: BorrowedFd<'_>, name: &OsStr) -> Result<bool> {
-    match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()),
-        Err(Errno::ENOENT) => Ok(false),
-        Err(error) => Err(Error::io("unpack", "cannot look at what a whiteout names", error)),
+    /// Removes what is only of lower layers in the current directory; returns the directories in it that may hold more of it.
+    fn hide_here(&mut self, layer: &Layer) -> Result<Pending> {
+        let (dir, id) = (self.tree.current(&self.disk)?, self.tree.id(self.tree.depth()));
+        let listed = Dir::openat(dir.as_fd(), ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+        let mut pending = Pending::default();
+        for entry in listed.map_err(cannot_list)?.iter() {
+            let entry = entry.map_err(cannot_list)?;
+            let name = entry.file_name().to_bytes();
+            if matches!(name, b"." | b"..") {
+                continue;
+            }
+            match layer.whose(dir.as_fd(), id, OsStr::from_bytes(name))? {
+                Some(Whose::Lower) => self.disk.replace(dir.as_fd(), OsStr::from_bytes(name))?,
+                Some(Whose::Both) if pending.names.len() < NAMES_MAX / 2 => {
+                    pending.names.extend_from_slice(name);
+                    pending.names.push(b'/');
+                }
+                Some(Whose::Both) => pending.more = true,
+                Some(Whose::Layer) | None => {}
+            }
+        }
+        pending.names.shrink_to_fit();
+        Ok(pending)
     }
 }
 
@@ -393,15 +504,9 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_knows_its_own_paths_and_their_parents() {
-        let mut layer = Layer::default();
-        layer.add(&EntryPath::new_unchecked(b"a/b/c".to_vec())).unwrap();
-        assert!(layer.has_made(b"a") && layer.has_made(b"a/b") && layer.has_made(b"a/b/c"));
-        assert!(!layer.has_made(b"b") && !layer.has_made(b"a/b/c/d"));
-        assert!(layer.mark_opaque(b"a/b").unwrap());
-        assert!(!layer.mark_opaque(b"a/b").unwrap() && !layer.mark_opaque(b"a/b/x").unwrap());
-        assert!(layer.mark_opaque(b"").unwrap());
-        assert!(!layer.mark_opaque(b"z").unwrap());
+    fn names_that_wait_come_back_one_by_one() {
+        let mut pending = Pending { names: b"a/bc/".to_vec(), more: false };
+        assert_eq!((pending.pop().unwrap(), pending.pop().unwrap(), pending.pop()), (b"bc".to_vec(), b"a".to_vec(), None));
     }
 
     #[test]

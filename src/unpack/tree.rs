@@ -47,6 +47,8 @@ pub(super) struct Tree {
     links: usize,
     /// How many times a directory that was there was gone into.
     descents: u64,
+    /// The number of the layer that is unpacked, if layers are.
+    layer: u32,
 }
 
 struct Frame {
@@ -54,12 +56,20 @@ struct Frame {
     name: OsString,
     kind: FrameKind,
     dir: Option<Arc<Dir>>,
-    /// Device and inode, to know it again.
-    id: (u64, u64),
+    /// To know it again.
+    id: DirId,
+    /// The layer that made it; 0 if that is not known to be one above the lowest.
+    born: u32,
+    /// The layer that was last told that it touched this directory, and with it those that this one lies in.
+    told: u32,
     /// What it is like until it is finished.
     made: Made,
     finish: Finish,
 }
+
+/// The device and the inode of a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct DirId(u64, u64);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum FrameKind {
@@ -89,7 +99,7 @@ impl Tree {
         // The time of the root follows what is made in it, unless the archive says otherwise.
         saved.mtime = None;
         let root = Frame::new(disk, OsString::new(), FrameKind::Directory, dir, &stat, Finish::Restore(saved));
-        Ok(Tree { root, below: Vec::new(), first_open: 0, links: 0, descents: 0 })
+        Ok(Tree { root, below: Vec::new(), first_open: 0, links: 0, descents: 0, layer: 0 })
     }
 
     /// Goes to the directory `path`, makes what is missing on the way, and finishes what is left behind.
@@ -134,6 +144,63 @@ impl Tree {
             }
             disk.replace(dir.as_fd(), name)?;
         }
+    }
+
+    /// Says which layer makes what is made from here on.
+    pub(super) fn set_layer(&mut self, layer: u32) {
+        self.layer = layer;
+    }
+
+    /// Which directory the first `depth` components of the current path lead to.
+    pub(super) fn id(&self, depth: usize) -> DirId {
+        depth.checked_sub(1).and_then(|index| self.below.get(index)).unwrap_or(&self.root).id
+    }
+
+    /// How deep the current directory is.
+    pub(super) fn depth(&self) -> usize {
+        self.below.len()
+    }
+
+    /// Tells `see` of each directory that the one at `depth` really lies in, itself first and the root not at all, and whether the current
+    /// layer made it. Those that have been told of on behalf of this layer are left out.
+    pub(super) fn trace(&mut self, disk: &Disk<'_>, depth: usize, see: &mut dyn FnMut(DirId, Age) -> Result<()>) -> Result<()> {
+        for depth in (1..=depth.min(self.below.len())).rev() {
+            let layer = self.layer;
+            let frame = self.frame(depth);
+            if std::mem::replace(&mut frame.told, layer) == layer {
+                return Ok(());
+            }
+            let (kind, id) = (frame.kind, frame.id);
+            if kind == FrameKind::Directory {
+                see(id, if frame.born == layer { Age::New } else { Age::Old })?;
+                continue;
+            }
+            // What a link leads to lies elsewhere than the link.
+            let (mut dir, mut id, root) =
+                (self.dir(disk, depth)?.as_fd().try_clone_to_owned().map_err(cannot_hold)?, id, self.root.id);
+            while id != root {
+                see(id, Age::Old)?;
+                dir =
+                    openat(&dir, "..", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(cannot_use)?;
+                let above = identity(&fstat(&dir).map_err(cannot_use)?);
+                if std::mem::replace(&mut id, above) == above {
+                    return Err(replaced(disk));
+                }
+            }
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    /// Goes from the current directory into `name`, a directory in it.
+    pub(super) fn go_down(&mut self, disk: &mut Disk<'_>, name: &OsStr) -> Result<()> {
+        let dir = self.current(disk)?;
+        self.descend(disk, &dir, name)
+    }
+
+    /// Leaves the current directory for the one it is in.
+    pub(super) fn go_up(&mut self, disk: &mut Disk<'_>) -> Result<()> {
+        self.leave_to(disk, self.below.len().saturating_sub(1))
     }
 
     /// Whether the current path runs through a symbolic link, so that what is in it has another path too.
@@ -229,7 +296,8 @@ impl Tree {
         finish_directory(disk, dir, EntryPath::default(), root.made, root.finish)
     }
 
-    fn current(&mut self, disk: &Disk<'_>) -> Result<Arc<Dir>> {
+    /// The current directory.
+    pub(super) fn current(&mut self, disk: &Disk<'_>) -> Result<Arc<Dir>> {
         self.dir(disk, self.below.len())
     }
 
@@ -336,7 +404,9 @@ impl Tree {
         let (stat, saved) = make_workable(disk, dir.as_fd(), age).map_err(cannot_use)?;
         let finish = metadata.map_or(Finish::Restore(saved), Finish::Apply);
         self.links += usize::from(kind == FrameKind::Symlink);
-        self.below.push(Frame::new(disk, name.to_owned(), kind, dir, &stat, finish));
+        let mut frame = Frame::new(disk, name.to_owned(), kind, dir, &stat, finish);
+        frame.born = if age == Age::New { self.layer } else { 0 };
+        self.below.push(frame);
         while self.below.len() - self.first_open > MAX_OPEN {
             if let Some(frame) = self.below.get_mut(self.first_open) {
                 frame.dir = None;
@@ -373,7 +443,7 @@ impl Tree {
 impl Frame {
     fn new(disk: &Disk<'_>, name: OsString, kind: FrameKind, dir: OwnedFd, stat: &FileStat, finish: Finish) -> Self {
         let dir = Some(Arc::new(Dir::new(dir, stat, disk.maker)));
-        Frame { name, kind, dir, id: identity(stat), made: Made::from(stat), finish }
+        Frame { name, kind, dir, id: identity(stat), born: 0, told: 0, made: Made::from(stat), finish }
     }
 }
 
@@ -416,8 +486,8 @@ fn finish_directory(disk: &mut Disk<'_>, dir: Arc<Dir>, path: EntryPath, made: M
 }
 
 /// Whether a directory was there before, or has just been made in one that hands down no ACL.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Age {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Age {
     Old,
     New,
 }
@@ -477,8 +547,12 @@ fn is(stat: &FileStat, kind: SFlag) -> bool {
 }
 
 #[allow(clippy::unnecessary_cast, reason = "the types differ between architectures")]
-fn identity(stat: &FileStat) -> (u64, u64) {
-    (stat.st_dev as u64, stat.st_ino as u64)
+pub(super) fn identity(stat: &FileStat) -> DirId {
+    DirId(stat.st_dev as u64, stat.st_ino as u64)
+}
+
+fn cannot_hold(error: std::io::Error) -> Error {
+    Error::io("unpack", "cannot hold a directory of the new root open", error)
 }
 
 fn cannot_use(error: Errno) -> Error {

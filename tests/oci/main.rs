@@ -5,6 +5,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod costs;
 mod forge;
 
 use std::fs;
@@ -197,6 +198,31 @@ fn a_link_in_the_root_is_followed_in_the_root() {
         layers(&[&["usr/", "usr/bin/", "usr/bin/a", "bin -> usr/bin"], &["bin/.wh.a", "bin/b"]]),
         ["bin", "usr", "usr/bin", "usr/bin/b"]
     );
+}
+
+#[test]
+fn a_whiteout_leaves_what_its_layer_made_under_another_path() {
+    let below = &["usr/", "usr/lib/", "usr/lib/foo", "usr/lib/old", "lib -> usr/lib"][..];
+    for (above, old) in [
+        (&["usr/lib/foo", "lib/.wh.foo"][..], true),
+        (&["usr/lib/foo", "lib/.wh..wh..opq"], false),
+        (&["lib/foo", "usr/lib/.wh..wh..opq"], false),
+        (&["lib/foo", "usr/lib/.wh.foo"], true),
+    ] {
+        let mut expected = vec!["lib", "usr", "usr/lib", "usr/lib/foo"];
+        expected.extend(old.then_some("usr/lib/old"));
+        assert_eq!(layers(&[below, above]), expected, "{above:?}");
+    }
+    // What lies behind a link lies in the directories that the link leads through; the link itself is of the layer below.
+    assert_eq!(layers(&[below, &["lib/foo", ".wh..wh..opq"]]), ["usr", "usr/lib", "usr/lib/foo"]);
+    assert_eq!(layers(&[below, &["lib/new/x", ".wh.usr"]]), ["lib", "usr", "usr/lib", "usr/lib/new", "usr/lib/new/x"]);
+    // One layer's directories are lower ones to the next.
+    assert_eq!(layers(&[&["a/"], &["b/", "b/x"], &["b/y", ".wh..wh..opq"]]), ["b", "b/y"]);
+    // Inodes are used again.
+    let again = &["d/x/", "d/x", "e/y/", "e/y/z", ".wh.e", ".wh.d"][..];
+    assert_eq!(layers(&[&["d/", "d/old", "e/", "e/old"], again]), ["d", "d/x", "e", "e/y", "e/y/z"]);
+    // What is emptied may hold the link that led to it.
+    assert_eq!(layers(&[&["a/", "a/l -> ..", "b/", "b/x"], &["b/y", "a/l/.wh..wh..opq"]]), ["b", "b/y"]);
 }
 
 #[test]

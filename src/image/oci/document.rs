@@ -1,20 +1,103 @@
 //! The JSON documents of images in layers: only what is read of them, and bounded.
 
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::invalid;
 use super::platform::Platform;
 use super::store::{Section, Store};
 use crate::digest::{Hasher, Sha256};
 use crate::error::{Error, ErrorKind, Result};
+use crate::progress::CancelToken;
 use crate::size::ByteSize;
 use crate::text::Escaped;
 
 /// The largest document that is read, as registries have it.
 pub(super) const LARGEST: ByteSize = ByteSize::mib(4);
+
+/// How many bytes of documents are read to choose an image, all together.
+const LARGEST_SUM: ByteSize = ByteSize::mib(16);
+/// What lists may hold: descriptors in an index, images in a docker archive, names of one image, layers.
+const DESCRIPTORS_MAX: usize = 10_000;
+const SAVED_MAX: usize = 256;
+const NAMES_MAX: usize = 1000;
+const LAYERS_MAX: usize = 4096;
+/// How the error of a list that is too long begins.
+const TOO_MANY: &str = "a list holds more than";
+
+/// The documents in a store, read within a limit of bytes until they are cancelled.
+#[derive(Debug)]
+pub(super) struct Documents<'a> {
+    pub(super) store: &'a Store,
+    cancel: &'a CancelToken,
+    left: Cell<u64>,
+}
+
+impl<'a> Documents<'a> {
+    pub(super) fn new(store: &'a Store, cancel: &'a CancelToken) -> Self {
+        Documents { store, cancel, left: Cell::new(LARGEST_SUM.bytes()) }
+    }
+
+    fn read(&self, section: Section, what: &'static str) -> Result<Vec<u8>> {
+        self.cancel.check("read the image")?;
+        let length = section.length();
+        // One that is too large by itself is refused as such.
+        if length <= LARGEST.bytes() {
+            let left = self.left.get().checked_sub(length).ok_or_else(|| {
+                Error::new(ErrorKind::LimitExceeded, "read the image", "its documents are too large together")
+                    .with_context("limit", LARGEST_SUM)
+                    .with_remedy("do not trust this image")
+            })?;
+            self.left.set(left);
+        }
+        section.read_document(what)
+    }
+}
+
+/// A list of no more than `MAX` things; `null` and nothing are an empty one.
+#[derive(Debug)]
+pub(super) struct List<T, const MAX: usize>(pub(super) Vec<T>);
+
+impl<T, const MAX: usize> Default for List<T, MAX> {
+    fn default() -> Self {
+        List(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for List<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_any(ListVisitor(PhantomData))
+    }
+}
+
+struct ListVisitor<T, const MAX: usize>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for ListVisitor<T, MAX> {
+    type Value = List<T, MAX>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list")
+    }
+
+    fn visit_unit<E>(self) -> std::result::Result<Self::Value, E> {
+        Ok(List(Vec::new()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> std::result::Result<Self::Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = sequence.next_element()? {
+            if list.len() >= MAX {
+                return Err(A::Error::custom(format!("{TOO_MANY} {MAX} things")));
+            }
+            list.push(item);
+        }
+        Ok(List(list))
+    }
+}
 
 /// `oci-layout`.
 #[derive(Debug, Deserialize)]
@@ -28,14 +111,16 @@ pub(super) struct Marker {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Index {
-    pub(super) manifests: Option<Vec<Descriptor>>,
+    #[serde(default)]
+    pub(super) manifests: List<Descriptor, DESCRIPTORS_MAX>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Manifest {
     pub(super) config: Descriptor,
-    pub(super) layers: Option<Vec<Descriptor>>,
+    #[serde(default)]
+    pub(super) layers: List<Descriptor, LAYERS_MAX>,
 }
 
 /// What one document says of another, or of a layer.
@@ -47,7 +132,16 @@ pub(super) struct Descriptor {
     pub(super) digest: String,
     pub(super) size: u64,
     pub(super) platform: Option<Machine>,
-    pub(super) annotations: Option<HashMap<String, Option<String>>>,
+    annotations: Option<Annotations>,
+}
+
+/// The annotations that name an image.
+#[derive(Debug, Deserialize)]
+struct Annotations {
+    #[serde(rename = "org.opencontainers.image.ref.name")]
+    reference: Option<String>,
+    #[serde(rename = "io.containerd.image.name")]
+    containerd: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -87,16 +181,21 @@ impl Config {
 #[derive(Debug, Deserialize)]
 pub(super) struct Rootfs {
     #[serde(default)]
-    pub(super) diff_ids: Option<Vec<String>>,
+    pub(super) diff_ids: List<String, LAYERS_MAX>,
 }
 
-/// An image in `manifest.json` of a docker archive.
+/// `manifest.json` of a docker archive.
+pub(super) type Archive = List<Saved, SAVED_MAX>;
+
+/// An image in a docker archive.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Saved {
     pub(super) config: String,
-    pub(super) repo_tags: Option<Vec<String>>,
-    pub(super) layers: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) repo_tags: List<String, NAMES_MAX>,
+    #[serde(default)]
+    pub(super) layers: List<Box<str>, LAYERS_MAX>,
 }
 
 impl Descriptor {
@@ -105,8 +204,12 @@ impl Descriptor {
         parse_digest(&self.digest)
     }
 
-    pub(super) fn annotation(&self, key: &str) -> Option<&str> {
-        self.annotations.as_ref()?.get(key)?.as_deref()
+    /// The names it gives an image, taken out of it.
+    pub(super) fn take_names(&mut self) -> Vec<String> {
+        self.annotations
+            .take()
+            .map(|annotations| annotations.reference.into_iter().chain(annotations.containerd).collect())
+            .unwrap_or_default()
     }
 }
 
@@ -149,17 +252,21 @@ pub(super) fn find_blob(store: &Store, descriptor: &Descriptor) -> Result<(Secti
 }
 
 /// Reads and checks the document that a descriptor names.
-pub(super) fn read_blob<T: DeserializeOwned>(store: &Store, descriptor: &Descriptor, what: &'static str) -> Result<T> {
-    let (section, digest) = find_blob(store, descriptor)?;
-    let bytes = section.read_document(what)?;
+pub(super) fn read_blob<T: DeserializeOwned>(documents: &Documents<'_>, descriptor: &Descriptor, what: &'static str) -> Result<T> {
+    let (section, digest) = find_blob(documents.store, descriptor)?;
+    let bytes = documents.read(section, what)?;
     check_digest(digest_of(&bytes), digest, what)?;
     parse(&bytes, what)
 }
 
 /// Reads a document that nothing vouches for; `None` if it is not there.
-pub(super) fn read_file<T: DeserializeOwned>(store: &Store, name: &str, what: &'static str) -> Result<Option<(T, Sha256)>> {
-    let Some(section) = store.find(name)? else { return Ok(None) };
-    let bytes = section.read_document(what)?;
+pub(super) fn read_file<T: DeserializeOwned>(
+    documents: &Documents<'_>,
+    name: &str,
+    what: &'static str,
+) -> Result<Option<(T, Sha256)>> {
+    let Some(section) = documents.store.find(name)? else { return Ok(None) };
+    let bytes = documents.read(section, what)?;
     Ok(Some((parse(&bytes, what)?, digest_of(&bytes))))
 }
 
@@ -184,6 +291,10 @@ fn digest_of(bytes: &[u8]) -> Sha256 {
 fn parse<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| {
         let why = error.to_string();
+        if why.starts_with(TOO_MANY) {
+            return Error::new(ErrorKind::LimitExceeded, "read the image", format!("{what}: {why}"))
+                .with_remedy("do not trust this image");
+        }
         let why = why.char_indices().nth(300).and_then(|(end, _)| why.get(..end)).unwrap_or(&why);
         invalid(format!("{what} is malformed: {}", Escaped(why.as_bytes())))
     })
@@ -207,9 +318,11 @@ mod tests {
     #[test]
     fn documents_are_bounded_in_depth_and_never_shown_raw() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        assert!(parse::<Vec<Saved>>(deep.as_bytes(), "it").is_err());
+        assert!(parse::<Archive>(deep.as_bytes(), "it").is_err());
         let error = parse::<Index>(b"{\"manifests\": \"\\u001b[2J\"}", "it").unwrap_err();
         assert!(!error.to_string().contains('\u{1b}'), "{error}");
-        assert!(parse::<Index>(b"{\"manifests\": null}", "it").unwrap().manifests.is_none());
+        assert!(parse::<Index>(b"{\"manifests\": null}", "it").unwrap().manifests.0.is_empty());
+        let many = format!("[{}0]", "0,".repeat(10));
+        assert_eq!(parse::<List<u8, 10>>(many.as_bytes(), "it").unwrap_err().kind(), ErrorKind::LimitExceeded);
     }
 }

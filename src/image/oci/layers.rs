@@ -30,12 +30,12 @@ impl<'a> Stack<'a> {
     /// Counts what is read of the layers, as they are stored, in `position`.
     pub(in crate::image) fn new(
         store: &'a Store,
-        image: Selected,
+        image: &Selected,
         decoding: Decoding,
         cancel: &'a CancelToken,
         position: Position,
     ) -> Self {
-        Stack { store, layers: image.layers.into_iter(), decoding, cancel, position }
+        Stack { store, layers: image.layers.clone().into_iter(), decoding, cancel, position }
     }
 
     fn read(&self, layer: &Layer, read: &mut dyn FnMut(&mut (dyn Read + Send)) -> Result<()>) -> Result<()> {

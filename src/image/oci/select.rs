@@ -1,9 +1,10 @@
 //! Which of the images in a store, and what it consists of.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
+use std::sync::Arc;
 
-use super::document::{Config, Descriptor, Index, LARGEST, Machine, Manifest, Marker, Saved};
+use super::document::{Archive, Config, Descriptor, Documents, Index, LARGEST, Machine, Manifest, Marker, Saved};
 use super::document::{check_digest, find_blob, parse_digest, read_blob, read_file};
 use super::platform::Platform;
 use super::store::Store;
@@ -11,6 +12,7 @@ use super::{blob_path, invalid};
 use crate::digest::Sha256;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Need;
+use crate::progress::CancelToken;
 use crate::size::ByteSize;
 use crate::text::Escaped;
 
@@ -19,13 +21,8 @@ const DEPTH_MAX: usize = 8;
 /// How many indexes are read, and how many images they may list together.
 const INDEXES_MAX: usize = 64;
 const IMAGES_MAX: usize = 256;
-/// How many layers an image may have. Docker makes 127 at the most.
-const LAYERS_MAX: usize = 4096;
 /// How many images an error lists.
 const LISTED: usize = 12;
-
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
-const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// Which image of a store is wanted.
 #[derive(Debug, Clone, Default)]
@@ -36,7 +33,7 @@ pub(in crate::image) struct Selector {
 }
 
 /// An image and its layers, the lowest first.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::image) struct Selected {
     /// Of its manifest; of its configuration, in a docker archive.
     pub(in crate::image) digest: Sha256,
@@ -82,19 +79,25 @@ impl Selected {
 /// # Errors
 /// [`ErrorKind::NotFound`] if there is no such image, [`ErrorKind::InvalidInput`] if there are several, both with a list of those there are;
 /// [`ErrorKind::DigestMismatch`] if none has the expected digest; [`ErrorKind::InvalidImage`], [`ErrorKind::DigestMismatch`],
-/// [`ErrorKind::LimitExceeded`] and [`ErrorKind::Unsupported`] for documents that cannot be.
-pub(in crate::image) fn select(store: &Store, selector: &Selector, expected: Option<Sha256>) -> Result<Selected> {
-    let all = match read_file::<Marker>(store, "oci-layout", "oci-layout")? {
-        Some((marker, _)) => images_of_layout(store, &marker)?,
-        None => images_of_archive(store)?,
+/// [`ErrorKind::LimitExceeded`] and [`ErrorKind::Unsupported`] for documents that cannot be; [`ErrorKind::Cancelled`].
+pub(in crate::image) fn select(
+    store: &Store,
+    selector: &Selector,
+    expected: Option<Sha256>,
+    cancel: &CancelToken,
+) -> Result<Selected> {
+    let documents = &Documents::new(store, cancel);
+    let all = match read_file::<Marker>(documents, "oci-layout", "oci-layout")? {
+        Some((marker, _)) => images_of_layout(documents, &marker)?,
+        None => images_of_archive(documents)?,
     };
-    choose(store, all, selector, expected)?.read(store)
+    choose(documents, all, selector, expected)?.read(documents)
 }
 
 /// One image of those in a store.
 #[derive(Debug)]
 struct Candidate {
-    names: Vec<String>,
+    names: Arc<[String]>,
     platform: Option<Platform>,
     digest: Sha256,
     source: Source,
@@ -107,46 +110,56 @@ enum Source {
     Saved(Saved),
 }
 
-fn images_of_layout(store: &Store, marker: &Marker) -> Result<Vec<Candidate>> {
+fn images_of_layout(documents: &Documents<'_>, marker: &Marker) -> Result<Vec<Candidate>> {
     if !marker.image_layout_version.starts_with("1.") {
         let version = Escaped(marker.image_layout_version.as_bytes()).to_string();
         return Err(Error::new(ErrorKind::Unsupported, "read the image", format!("its layout is of version \"{version}\""))
             .with_remedy("make the image again in version 1 of the layout"));
     }
-    let index = read_file::<Index>(store, "index.json", "index.json")?;
+    let index = read_file::<Index>(documents, "index.json", "index.json")?;
     let (index, _) = index.ok_or_else(|| invalid("it has no index.json").with_remedy("copy the image again"))?;
-    let mut survey = Survey { store, found: Vec::new(), indexes: 0 };
-    survey.index(index, &[], 0)?;
+    let mut survey = Survey::default();
+    survey.index(index, &Arc::default(), 0)?;
+    // One after the other, so that no two are in memory at a time.
+    while let Some(Nested { descriptor, names, depth }) = survey.nested.pop_front() {
+        survey.index(read_blob(documents, &descriptor, "an index")?, &names, depth)?;
+    }
     Ok(survey.found)
 }
 
-/// Reads an index and those in it.
-struct Survey<'a> {
-    store: &'a Store,
+/// What the indexes read so far list.
+#[derive(Default)]
+struct Survey {
     found: Vec<Candidate>,
+    /// The indexes that are still to be read.
+    nested: VecDeque<Nested>,
     indexes: usize,
 }
 
-impl Survey<'_> {
-    fn index(&mut self, index: Index, names: &[String], depth: usize) -> Result<()> {
-        self.indexes += 1;
-        if depth > DEPTH_MAX || self.indexes > INDEXES_MAX {
-            return Err(too_many("indexes"));
-        }
-        for descriptor in index.manifests.unwrap_or_default() {
-            let own: Vec<_> =
-                [REF_NAME, CONTAINERD_NAME].iter().filter_map(|key| descriptor.annotation(key)).map(str::to_owned).collect();
-            let names = if own.is_empty() { names.to_vec() } else { own };
+struct Nested {
+    descriptor: Descriptor,
+    names: Arc<[String]>,
+    depth: usize,
+}
+
+impl Survey {
+    fn index(&mut self, index: Index, names: &Arc<[String]>, depth: usize) -> Result<()> {
+        for mut descriptor in index.manifests.0 {
+            let own = descriptor.take_names();
+            let names = if own.is_empty() { Arc::clone(names) } else { own.into() };
             match &*descriptor.media_type {
                 "application/vnd.oci.image.index.v1+json" | "application/vnd.docker.distribution.manifest.list.v2+json" => {
-                    let nested = read_blob(self.store, &descriptor, "an index")?;
-                    self.index(nested, &names, depth + 1)?;
+                    self.indexes += 1;
+                    if depth >= DEPTH_MAX || self.indexes >= INDEXES_MAX {
+                        return Err(too_many("indexes"));
+                    }
+                    self.nested.push_back(Nested { descriptor, names, depth: depth + 1 });
                 }
                 "application/vnd.oci.image.manifest.v1+json" | "application/vnd.docker.distribution.manifest.v2+json" => {
                     if self.found.len() >= IMAGES_MAX {
                         return Err(too_many("images"));
                     }
-                    let platform = descriptor.platform.as_ref().and_then(Machine::platform);
+                    let platform = descriptor.platform.take().as_ref().and_then(Machine::platform);
                     let digest = descriptor.sha256()?;
                     self.found.push(Candidate { names, platform, digest, source: Source::Manifest(descriptor) });
                 }
@@ -158,26 +171,32 @@ impl Survey<'_> {
     }
 }
 
-fn images_of_archive(store: &Store) -> Result<Vec<Candidate>> {
-    let saved = read_file::<Vec<Saved>>(store, "manifest.json", "manifest.json")?;
+fn images_of_archive(documents: &Documents<'_>) -> Result<Vec<Candidate>> {
+    let saved = read_file::<Archive>(documents, "manifest.json", "manifest.json")?;
     let (saved, _) = saved.ok_or_else(|| invalid("it is neither an OCI image layout nor a docker archive"))?;
-    if saved.len() > IMAGES_MAX {
-        return Err(too_many("images"));
+    // Several may have the same configuration.
+    let mut configs: HashMap<String, (Option<Platform>, Sha256)> = HashMap::new();
+    let mut found = Vec::new();
+    for mut saved in saved.0 {
+        let (platform, digest) = match configs.get(&saved.config) {
+            Some(known) => known.clone(),
+            None => {
+                let (config, digest) = read_saved_config(documents, &saved)?;
+                let known = (config.platform(), digest);
+                configs.insert(saved.config.clone(), known.clone());
+                known
+            }
+        };
+        let names = std::mem::take(&mut saved.repo_tags).0.into();
+        found.push(Candidate { names, platform, digest, source: Source::Saved(saved) });
     }
-    saved
-        .into_iter()
-        .map(|saved| {
-            let (config, digest) = read_saved_config(store, &saved)?;
-            let names = saved.repo_tags.clone().unwrap_or_default();
-            Ok(Candidate { names, platform: config.platform(), digest, source: Source::Saved(saved) })
-        })
-        .collect()
+    Ok(found)
 }
 
 /// The configuration in a docker archive. Its file's name is its digest, wherever docker made it.
-fn read_saved_config(store: &Store, saved: &Saved) -> Result<(Config, Sha256)> {
+fn read_saved_config(documents: &Documents<'_>, saved: &Saved) -> Result<(Config, Sha256)> {
     let what = "the image's configuration";
-    let found = read_file::<Config>(store, &saved.config, what)?;
+    let found = read_file::<Config>(documents, &saved.config, what)?;
     let (config, digest) = found.ok_or_else(|| missing(&saved.config))?;
     let stem = saved.config.rsplit('/').next().unwrap_or_default().trim_end_matches(".json");
     if let Ok(named) = parse_digest(&format!("sha256:{stem}")) {
@@ -186,7 +205,7 @@ fn read_saved_config(store: &Store, saved: &Saved) -> Result<(Config, Sha256)> {
     Ok((config, digest))
 }
 
-fn choose(store: &Store, all: Vec<Candidate>, selector: &Selector, expected: Option<Sha256>) -> Result<Candidate> {
+fn choose(documents: &Documents<'_>, all: Vec<Candidate>, selector: &Selector, expected: Option<Sha256>) -> Result<Candidate> {
     let list = list(&all);
     if all.is_empty() {
         return Err(invalid("it holds no image"));
@@ -218,7 +237,7 @@ fn choose(store: &Store, all: Vec<Candidate>, selector: &Selector, expected: Opt
             // An index may name the same image again and again.
             match known.get(&image.digest) {
                 Some(platform) => image.platform.clone_from(platform),
-                None => image.complete(store)?,
+                None => image.complete(documents)?,
             }
             known.insert(image.digest, image.platform.clone());
         }
@@ -268,12 +287,12 @@ fn list(images: &[Candidate]) -> String {
 
 impl Candidate {
     /// Finds out its platform, where the index does not say.
-    fn complete(&mut self, store: &Store) -> Result<()> {
+    fn complete(&mut self, documents: &Documents<'_>) -> Result<()> {
         if let (None, Source::Manifest(descriptor)) = (&self.platform, &self.source) {
-            let manifest = read_manifest(store, descriptor)?;
+            let manifest = read_manifest(documents, descriptor)?;
             // What is no image has no platform, and is not the one.
             if is_config(&manifest.config) {
-                let config: Config = read_blob(store, &manifest.config, "the image's configuration")?;
+                let config: Config = read_blob(documents, &manifest.config, "the image's configuration")?;
                 self.platform = config.platform();
             }
         }
@@ -281,25 +300,25 @@ impl Candidate {
     }
 
     /// Reads its documents and finds its layers.
-    fn read(self, store: &Store) -> Result<Selected> {
+    fn read(self, documents: &Documents<'_>) -> Result<Selected> {
         let layers = match &self.source {
-            Source::Manifest(descriptor) => layers_of_manifest(store, descriptor)?,
-            Source::Saved(saved) => layers_of_saved(store, saved)?,
+            Source::Manifest(descriptor) => layers_of_manifest(documents, descriptor)?,
+            Source::Saved(saved) => layers_of_saved(documents, saved)?,
         };
         Ok(Selected { digest: self.digest, layers })
     }
 }
 
-fn read_manifest(store: &Store, descriptor: &Descriptor) -> Result<Manifest> {
-    read_blob(store, descriptor, "the image's manifest")
+fn read_manifest(documents: &Documents<'_>, descriptor: &Descriptor) -> Result<Manifest> {
+    read_blob(documents, descriptor, "the image's manifest")
 }
 
 fn is_config(descriptor: &Descriptor) -> bool {
     matches!(&*descriptor.media_type, "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json")
 }
 
-fn layers_of_manifest(store: &Store, descriptor: &Descriptor) -> Result<Vec<Layer>> {
-    let manifest = read_manifest(store, descriptor)?;
+fn layers_of_manifest(documents: &Documents<'_>, descriptor: &Descriptor) -> Result<Vec<Layer>> {
+    let manifest = read_manifest(documents, descriptor)?;
     if !is_config(&manifest.config) {
         let media_type = Escaped(manifest.config.media_type.as_bytes()).to_string();
         return Err(Error::new(
@@ -309,39 +328,36 @@ fn layers_of_manifest(store: &Store, descriptor: &Descriptor) -> Result<Vec<Laye
         )
         .with_context("media type", media_type));
     }
-    let config: Config = read_blob(store, &manifest.config, "the image's configuration")?;
-    let layers = manifest.layers.unwrap_or_default();
+    let config: Config = read_blob(documents, &manifest.config, "the image's configuration")?;
+    let layers = manifest.layers.0;
     let diff_ids = diff_ids(config, layers.len())?;
     let layer = |(descriptor, diff_id): (Descriptor, Sha256)| {
         let packing = packing(&descriptor.media_type)?;
-        let (section, digest) = find_blob(store, &descriptor)?;
+        let (section, digest) = find_blob(documents.store, &descriptor)?;
         Ok(Layer { file: blob_path(digest), digest: Some(digest), diff_id, length: section.length(), packing })
     };
     layers.into_iter().zip(diff_ids).map(layer).collect()
 }
 
-fn layers_of_saved(store: &Store, saved: &Saved) -> Result<Vec<Layer>> {
-    let (config, _) = read_saved_config(store, saved)?;
-    let files = saved.layers.as_deref().unwrap_or_default();
+fn layers_of_saved(documents: &Documents<'_>, saved: &Saved) -> Result<Vec<Layer>> {
+    let (config, _) = read_saved_config(documents, saved)?;
+    let files = &saved.layers.0;
     let diff_ids = diff_ids(config, files.len())?;
-    let layer = |(file, diff_id): (&String, Sha256)| {
-        let section = store.find(file)?.ok_or_else(|| missing(file))?;
-        Ok(Layer { file: file.clone(), digest: None, diff_id, length: section.length(), packing: Packing::Plain })
+    let layer = |(file, diff_id): (&Box<str>, Sha256)| {
+        let section = documents.store.find(file)?.ok_or_else(|| missing(file))?;
+        Ok(Layer { file: file.to_string(), digest: None, diff_id, length: section.length(), packing: Packing::Plain })
     };
     files.iter().zip(diff_ids).map(layer).collect()
 }
 
 fn diff_ids(config: Config, layers: usize) -> Result<Vec<Sha256>> {
-    let diff_ids = config.rootfs.diff_ids.unwrap_or_default();
+    let diff_ids = config.rootfs.diff_ids.0;
     if diff_ids.len() != layers {
         let message = format!("it has {layers} layers, and its configuration tells of {}", diff_ids.len());
         return Err(invalid(message));
     }
     if layers == 0 {
         return Err(invalid("it has no layers").with_remedy("ask for an empty root, if that is wanted"));
-    }
-    if layers > LAYERS_MAX {
-        return Err(too_many("layers"));
     }
     diff_ids.iter().map(|digest| parse_digest(digest)).collect()
 }
