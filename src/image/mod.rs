@@ -203,8 +203,9 @@ impl Image {
     /// # Errors
     /// [`ErrorKind::NotFound`], [`ErrorKind::InvalidInput`] and [`ErrorKind::DigestMismatch`], with a list of the images there are, and those of
     /// its documents and of its tarball.
+    /// its documents; [`ErrorKind::Cancelled`].
+    #[cfg_attr(not(feature = "oci"), expect(unused_variables))]
     pub(crate) fn resolve(&self, cancel: &CancelToken) -> Result<()> {
-        let _ = cancel;
         #[cfg(feature = "oci")]
         if let Content::Layers(store) = &self.content {
             return self.select(store, cancel).map(drop).map_err(|error| error.with_context("image", &self.origin));

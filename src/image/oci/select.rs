@@ -343,11 +343,11 @@ fn layers_of_saved(documents: &Documents<'_>, saved: &Saved) -> Result<Vec<Layer
     let (config, _) = read_saved_config(documents, saved)?;
     let files = &saved.layers.0;
     let diff_ids = diff_ids(config, files.len())?;
-    let layer = |(file, diff_id): (&Box<str>, Sha256)| {
+    let layer = |file: &str, diff_id: Sha256| {
         let section = documents.store.find(file)?.ok_or_else(|| missing(file))?;
         Ok(Layer { file: file.to_string(), digest: None, diff_id, length: section.length(), packing: Packing::Plain })
     };
-    files.iter().zip(diff_ids).map(layer).collect()
+    files.iter().zip(diff_ids).map(|(file, diff_id)| layer(file, diff_id)).collect()
 }
 
 fn diff_ids(config: Config, layers: usize) -> Result<Vec<Sha256>> {
