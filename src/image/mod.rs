@@ -202,8 +202,7 @@ impl Image {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`], [`ErrorKind::InvalidInput`] and [`ErrorKind::DigestMismatch`], with a list of the images there are, and those of
-    /// its documents and of its tarball.
-    /// its documents; [`ErrorKind::Cancelled`].
+    /// its documents and of its tarball; [`ErrorKind::Cancelled`].
     #[cfg_attr(not(feature = "oci"), expect(unused_variables))]
     pub(crate) fn resolve(&self, cancel: &CancelToken) -> Result<()> {
         #[cfg(feature = "oci")]

@@ -44,6 +44,7 @@ mod shift;
 mod squashfs;
 mod tar;
 mod threads;
+#[cfg_attr(not(feature = "oci"), allow(dead_code, reason = "layers need more of it than one archive does"))]
 mod tree;
 mod write;
 
