@@ -4,6 +4,8 @@
 //! that the current path runs through wait for that, so memory grows with depth and not with the number of directories; one that the archive
 //! comes back to is made workable again, and then put back as it was.
 
+#![cfg_attr(not(feature = "oci"), allow(dead_code, reason = "only layers ask where things really are"))]
+
 use std::ffi::{CStr, OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
