@@ -97,7 +97,7 @@ impl<'a> Disk<'a> {
         Ok(self.crew.as_ref().is_some_and(|crew| crew.has_room(bytes)) && (known || self.dirs < DIRS_MAX))
     }
 
-    /// Whether what a call returned is that the kernel does not know an id.
+    /// Whether the kernel knows every id for the caller: not in a user namespace, and not for an ordinary user.
     pub(super) fn knows_all_ids(&self) -> bool {
         self.privileged && !self.in_namespace
     }
@@ -123,9 +123,9 @@ impl<'a> Disk<'a> {
         }
     }
 
-    /// The crew, if it has something to do before a directory can be finished, and may be left to finish it.
-    pub(super) fn crew_to_finish(&self) -> Option<&Crew<'a>> {
-        self.crew.as_ref().filter(|crew| !crew.is_idle() && crew.may_finish())
+    /// Whether the crew has something to do before a directory can be finished, and may be left to finish it.
+    pub(super) fn is_crew_to_finish(&self) -> bool {
+        self.crew.as_ref().is_some_and(|crew| !crew.is_idle() && crew.may_finish())
     }
 
     /// Whether something of this path may still be on its way.

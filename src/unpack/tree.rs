@@ -470,7 +470,7 @@ fn finish_directory(disk: &mut Disk<'_>, dir: Arc<Dir>, path: EntryPath, made: M
         }
     };
     match Plain::of(&metadata).filter(|_| disk.privileged) {
-        Some(plain) if disk.crew_to_finish().is_some() => {
+        Some(plain) if disk.is_crew_to_finish() => {
             disk.give(Job::Finish(FinishJob { path, dir, made, plain }));
             Ok(())
         }
