@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
@@ -110,9 +111,13 @@ impl Arena {
 }
 
 impl Drop for Arena {
-    /// What is removed here may end later: a child of another test may hold it for a while.
+    /// What is removed here may end later: a child of another test may hold it for a while. An ordinary user cannot remove what lies in a
+    /// directory that forbids it.
     fn drop(&mut self) {
         WATCH.with(|watch| self.watches.iter().for_each(|&watched| _ = watch.rm_watch(watched)));
+        if fs::remove_dir_all(self.path()).is_err() {
+            let _ = Command::new("chmod").args(["-R", "u+rwx", "--"]).arg(self.path()).status();
+        }
     }
 }
 
