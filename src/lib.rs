@@ -80,6 +80,8 @@ pub mod image;
 mod progress;
 pub mod rebuild;
 mod record;
+#[cfg(any(feature = "btrfs", feature = "dir"))]
+mod siblings;
 mod size;
 mod sys;
 mod text;
