@@ -108,7 +108,7 @@ impl SnapshotsDir {
         Ok(tidied)
     }
 
-    fn open(&self, operation: &'static str) -> Result<Option<OwnedFd>> {
+    pub(crate) fn open(&self, operation: &'static str) -> Result<Option<OwnedFd>> {
         let Some(path) = &self.0 else { return Ok(None) };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         match retry(|| open(path, flags, Mode::empty())) {

@@ -8,6 +8,8 @@
     allow(dead_code, reason = "the unpacker removes trees, and needs no more of it")
 )]
 pub(crate) mod attr;
+#[cfg(feature = "btrfs")]
+pub(crate) mod btrfs;
 pub(crate) mod call;
 #[cfg(any(feature = "btrfs", feature = "dir"))]
 pub(crate) mod holders;
