@@ -143,3 +143,6 @@ fn le_u32(bytes: &[u8], at: usize) -> Option<u32> {
 fn le_u16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
+
+#[cfg(test)]
+mod tests;

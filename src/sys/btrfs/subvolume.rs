@@ -205,12 +205,6 @@ pub(crate) fn info(fd: BorrowedFd<'_>) -> Result<Info, Refused> {
     Ok(Info { id, uuid, parent_uuid, received_uuid, access })
 }
 
-/// Whether the subvolume can be written to.
-pub(crate) fn access(subvolume: BorrowedFd<'_>) -> Result<Access, Refused> {
-    let flags = flags(subvolume)?;
-    Ok(if flags & RDONLY != 0 { Access::ReadOnly } else { Access::ReadWrite })
-}
-
 /// Makes the subvolume read-only or writable; does nothing if it is so already.
 pub(crate) fn set_access(subvolume: BorrowedFd<'_>, access: Access) -> Result<(), Refused> {
     let flags = flags(subvolume)?;
