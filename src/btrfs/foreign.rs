@@ -165,7 +165,10 @@ pub(super) fn destroy(foreign: &Foreign, fd: BorrowedFd<'_>, top: Option<Borrowe
     match (subvolume::destroy_id(fd, foreign.id), &foreign.location, top) {
         (Ok(()), ..) => Ok(()),
         (Err(refused), ..) if refused.errno == Errno::ENOENT => Ok(()),
-        (Err(refused), Location::Inside(path), Some(top)) if refused.is_denied() || refused.errno == Errno::ENOTTY => {
+        // Whoever is not root, or has an old kernel, destroys it by its name.
+        (Err(refused), Location::Inside(path), Some(top))
+            if matches!(refused.errno, Errno::EPERM | Errno::EACCES | Errno::EROFS | Errno::ENOTTY) =>
+        {
             let folder = nested::open(top, path.parent().unwrap_or(Path::new("")), OPERATION)?;
             nested::remove(folder.as_fd(), path.file_name().unwrap_or_default()).map_err(context)
         }

@@ -10,6 +10,7 @@ mod foreign;
 mod nested;
 mod quota;
 
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -193,7 +194,7 @@ impl BtrfsVolume {
     }
 
     /// The name under which a root goes that has subvolumes in it.
-    fn doomed(&self) -> std::ffi::OsString {
+    fn doomed(&self) -> OsString {
         let mut name = self.place.name_of(Slot::Live);
         name.push(DOOMED);
         name
@@ -258,7 +259,7 @@ impl BtrfsVolume {
     }
 
     /// Removes a root that bears none of the three names any more, or that has no subvolume in it.
-    fn remove(&mut self, name: &std::ffi::OsStr, going: impl IntoIterator<Item = u64>) -> Result<()> {
+    fn remove(&mut self, name: &OsStr, going: impl IntoIterator<Item = u64>) -> Result<()> {
         nested::remove(self.place.parent(), name).map_err(|error| self.add_volume(error))?;
         self.destroyed.extend(going);
         self.reclaim();
@@ -287,15 +288,21 @@ impl BtrfsVolume {
         });
     }
 
+    /// Refuses to remove what a mount shows: the kernel would not.
+    fn refuse_mounted(&self, mounts: &Tables, dir: BorrowedFd<'_>, name: &OsStr, operation: &'static str) -> Result<()> {
+        let found = mounts.of(dir, name).map_err(|error| self.add_volume(error))?;
+        let Some(holder) = found.first() else { return Ok(()) };
+        let what = Escaped::from(name);
+        let error = Error::new(ErrorKind::Busy, operation, format!("{what} is in use: {holder}"))
+            .with_remedy("unmount it and run recover")
+            .with_context("holder", holder);
+        Err(self.add_volume(error))
+    }
+
     /// Refuses to remove a root that is not only ours.
-    fn refuse_removal(&self, name: &std::ffi::OsStr, root: BorrowedFd<'_>, nested: &[Nested]) -> Result<()> {
-        let mounts = Tables::read().and_then(|tables| tables.of(self.place.parent(), name));
-        if let Some(holder) = mounts.map_err(|error| self.add_volume(error))?.first() {
-            let error = Error::new(ErrorKind::Busy, nested::OPERATION, format!("it is in use: {holder}"))
-                .with_remedy("unmount it and run recover")
-                .with_context("holder", holder);
-            return Err(self.add_volume(error));
-        }
+    fn refuse_removal(&self, name: &OsStr, root: BorrowedFd<'_>, nested: &[Nested]) -> Result<()> {
+        let mounts = Tables::read().map_err(|error| self.add_volume(error))?;
+        self.refuse_mounted(&mounts, self.place.parent(), name, nested::OPERATION)?;
         let uuid = subvolume::info(root).map_err(|refused| self.refusal(nested::OPERATION, "cannot look at it", refused))?.uuid;
         match nested.iter().find(|inner| inner.info.parent_uuid == uuid && !uuid.is_none()) {
             Some(snapshot) => {
@@ -458,13 +465,12 @@ impl RebuildableVolume for BtrfsVolume {
         let (own, foreign): (Vec<_>, Vec<_>) =
             snapshots.iter().cloned().partition(|snapshot| snapshot.owner == SnapshotOwner::Manager);
         if !own.is_empty() {
-            let mounts = Tables::read()?;
-            let purged = self.snapshots.purge(&own, &mut |dir, name| match mounts.of(dir, name)?.first() {
-                Some(holder) => Err(Error::new(ErrorKind::Busy, OPERATION, format!("it is in use: {holder}"))
-                    .with_remedy("unmount it and run recover")
-                    .with_context("snapshot", Escaped::from(name))),
-                None => nested::remove(dir, name),
-            });
+            // Before the first of them goes, and under the names that the mounts show.
+            if let Some(dir) = self.snapshots.open(OPERATION)? {
+                let mounts = Tables::read()?;
+                own.iter().try_for_each(|snapshot| self.refuse_mounted(&mounts, dir.as_fd(), &snapshot.name, OPERATION))?;
+            }
+            let purged = self.snapshots.purge(&own, &mut |dir, name| nested::remove(dir, name));
             purged.map_err(|error| self.add_volume(error))?;
         }
         if !foreign.is_empty() {
@@ -521,7 +527,11 @@ impl RebuildableVolume for BtrfsVolume {
 
     fn tidy(&mut self) -> Result<Tidied> {
         let doomed = self.tidy_doomed()?;
-        let snapshots = self.snapshots.tidy(&mut |dir, name| nested::remove(dir, name)).map_err(|error| self.add_volume(error))?;
+        let tidied = self.snapshots.tidy(&mut |dir, name| {
+            self.refuse_mounted(&Tables::read()?, dir, name, nested::OPERATION)?;
+            nested::remove(dir, name)
+        });
+        let snapshots = tidied.map_err(|error| self.add_volume(error))?;
         if !self.destroyed.is_empty() {
             self.reclaim();
         }
@@ -538,13 +548,8 @@ impl BtrfsVolume {
             Err(error) => return Err(self.place.failed(nested::OPERATION, "cannot look at what is left of an old root", error)),
             Ok(_) => {}
         }
-        let mounts = Tables::read().and_then(|tables| tables.of(self.place.parent(), &doomed));
-        if let Some(holder) = mounts.map_err(|error| self.add_volume(error))?.first() {
-            return Err(self.add_volume(
-                Error::new(ErrorKind::Busy, nested::OPERATION, format!("what is left of an old root is in use: {holder}"))
-                    .with_remedy("unmount it and run recover"),
-            ));
-        }
+        let mounts = Tables::read().map_err(|error| self.add_volume(error))?;
+        self.refuse_mounted(&mounts, self.place.parent(), &doomed, nested::OPERATION)?;
         self.remove(&doomed, [])?;
         Ok(Tidied::Something)
     }
