@@ -44,6 +44,24 @@ pub(crate) enum Quotas {
 }
 
 impl Backend {
+    pub(crate) fn scheme(self) -> &'static str {
+        match self {
+            Backend::Dir => "dir",
+            #[cfg(feature = "btrfs")]
+            Backend::Btrfs(_) => "btrfs",
+        }
+    }
+
+    /// The backend of volumes that are spelled so.
+    pub(crate) fn from_scheme(scheme: &str) -> Option<Self> {
+        match scheme {
+            "dir" => Some(Backend::Dir),
+            #[cfg(feature = "btrfs")]
+            "btrfs" => Some(Backend::Btrfs(Quotas::Off)),
+            _ => None,
+        }
+    }
+
     pub(crate) fn open(self, path: &Path, commit: Commit) -> Result<Box<dyn RebuildableVolume>> {
         Ok(match self {
             Backend::Dir => Box::new(DirVolume::open(path)?.with_commit(commit)),
@@ -152,11 +170,7 @@ impl DirFactory {
 
 impl Factory for DirFactory {
     fn scheme(&self) -> &str {
-        match self.backend {
-            Backend::Dir => "dir",
-            #[cfg(feature = "btrfs")]
-            Backend::Btrfs(_) => "btrfs",
-        }
+        self.backend.scheme()
     }
 
     fn pool(&self) -> Result<Box<dyn Pool>> {
