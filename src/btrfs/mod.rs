@@ -334,12 +334,7 @@ impl RebuildableVolume for BtrfsVolume {
     }
 
     fn names(&self) -> Result<Names> {
-        const OPERATION: &str = "look at the volume";
-        Ok(Names {
-            live: self.is_there(Slot::Live, OPERATION)?,
-            staged: self.is_there(Slot::Staged, OPERATION)?,
-            retired: self.is_there(Slot::Retired, OPERATION)?,
-        })
+        self.place.names(|slot, operation| self.is_there(slot, operation))
     }
 
     fn identity(&self, slot: Slot) -> Result<Option<RootId>> {

@@ -98,7 +98,7 @@ impl RebuildableVolume for DirVolume {
     }
 
     fn names(&self) -> Result<Names> {
-        self.place.names()
+        self.place.names(|slot, operation| self.place.kind_of(slot, operation))
     }
 
     fn identity(&self, slot: Slot) -> Result<Option<RootId>> {

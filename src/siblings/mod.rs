@@ -214,12 +214,13 @@ impl Siblings {
         lock.map(VolumeLock::new).map_err(|error| error.with_context("volume", self.id()))
     }
 
-    pub(crate) fn names(&self) -> Result<Names> {
+    /// Which of the three names exist, as `is_there` finds them.
+    pub(crate) fn names(&self, is_there: impl Fn(Slot, &'static str) -> Result<bool>) -> Result<Names> {
         const OPERATION: &str = "look at the volume";
         Ok(Names {
-            live: self.kind_of(Slot::Live, OPERATION)?,
-            staged: self.kind_of(Slot::Staged, OPERATION)?,
-            retired: self.kind_of(Slot::Retired, OPERATION)?,
+            live: is_there(Slot::Live, OPERATION)?,
+            staged: is_there(Slot::Staged, OPERATION)?,
+            retired: is_there(Slot::Retired, OPERATION)?,
         })
     }
 

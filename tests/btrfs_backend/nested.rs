@@ -30,7 +30,7 @@ fn fill_zoo(pool: &Pool, root: &str) {
     make("frozen/inner");
     make("-leading dash");
     make(&"x".repeat(255));
-    fs::set_permissions(pool.path(at("with space")), std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+    fs::set_permissions(pool.path(at("with space")), std::os::unix::fs::PermissionsExt::from_mode(0o0)).unwrap();
     for path in ["frozen/inner", "frozen", "one/two/folder/three", "one/two"] {
         freeze(pool, &at(path));
     }
