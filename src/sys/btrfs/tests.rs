@@ -39,6 +39,7 @@ fn open(path: &Path) -> File {
 
 #[cfg(all(target_pointer_width = "64", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 #[test]
+#[allow(clippy::unnecessary_cast, reason = "the type of the numbers is the C library's")]
 fn numbers_and_sizes_are_those_of_the_header() {
     // As a C program printed them that includes linux/btrfs.h of Linux 6.1.
     let expected: [(Ioctl, u64); 20] = [
