@@ -26,7 +26,7 @@ use self::quota::Kept;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Wait;
 use crate::record::ImageRecord;
-use crate::siblings::snapshots::SnapshotsDir;
+use crate::siblings::snapshots::{self, SnapshotsDir};
 use crate::siblings::{DOOMED, Siblings, Staging};
 use crate::size::ByteSize;
 use crate::sys::btrfs::subvolume::{self, Access};
@@ -457,14 +457,18 @@ impl RebuildableVolume for BtrfsVolume {
 
     fn purge(&mut self, snapshots: &[Snapshot]) -> Result<()> {
         const OPERATION: &str = "purge the snapshots";
-        let (own, foreign): (Vec<_>, Vec<_>) =
+        let (mut own, foreign): (Vec<_>, Vec<_>) =
             snapshots.iter().cloned().partition(|snapshot| snapshot.owner == SnapshotOwner::Manager);
-        if !own.is_empty() {
-            // Before the first of them goes, and under the names that the mounts show.
-            if let Some(dir) = self.snapshots.open(OPERATION)? {
-                let mounts = Tables::read()?;
-                own.iter().try_for_each(|snapshot| self.refuse_mounted(&mounts, dir.as_fd(), &snapshot.name, OPERATION))?;
-            }
+        if let Some(dir) = self.snapshots.open(OPERATION).map_err(|error| self.add_volume(error))?.filter(|_| !own.is_empty()) {
+            // All of them before the first one goes.
+            snapshots::check_names(&own, OPERATION).map_err(|error| self.add_volume(error))?;
+            let mounts = Tables::read().map_err(|error| self.add_volume(error))?;
+            own.iter().try_for_each(|snapshot| self.refuse_mounted(&mounts, dir.as_fd(), &snapshot.name, OPERATION))?;
+            // One step for most. Those with subvolumes in them are renamed first, and so are plain directories.
+            own.retain(|snapshot| {
+                let gone = subvolume::destroy(dir.as_fd(), &snapshot.name);
+                !matches!(gone.map_err(|refused| refused.errno), Ok(()) | Err(Errno::ENOENT))
+            });
             let purged = self.snapshots.purge(&own, &mut |dir, name| nested::remove(dir, name));
             purged.map_err(|error| self.add_volume(error))?;
         }

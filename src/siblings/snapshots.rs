@@ -52,14 +52,7 @@ impl SnapshotsDir {
     /// Renames each snapshot away, so that what is left of it under its own name is whole, and removes them then.
     pub(crate) fn purge(&self, snapshots: &[Snapshot], remove: &mut Remove<'_>) -> Result<()> {
         const OPERATION: &str = "purge the snapshots";
-        for snapshot in snapshots {
-            let name = snapshot.name.as_bytes();
-            let reserved = RESERVED.iter().any(|suffix| name.ends_with(suffix.as_bytes()));
-            if matches!(name, b"" | b"." | b"..") || name.iter().any(|byte| b"/\0".contains(byte)) || reserved {
-                return Err(Error::new(ErrorKind::InvalidInput, OPERATION, "that is no name of a snapshot")
-                    .with_context("snapshot", snapshot));
-            }
-        }
+        check_names(snapshots, OPERATION)?;
         let Some(dir) = self.open(OPERATION)? else { return Ok(()) };
         let mut retired = Vec::new();
         for snapshot in snapshots {
@@ -144,6 +137,20 @@ impl SnapshotsDir {
         names.sort();
         Ok(names)
     }
+}
+
+/// Refuses what no snapshot can be called.
+pub(crate) fn check_names(snapshots: &[Snapshot], operation: &'static str) -> Result<()> {
+    for snapshot in snapshots {
+        let name = snapshot.name.as_bytes();
+        let reserved = RESERVED.iter().any(|suffix| name.ends_with(suffix.as_bytes()));
+        if matches!(name, b"" | b"." | b"..") || name.iter().any(|byte| b"/\0".contains(byte)) || reserved {
+            return Err(
+                Error::new(ErrorKind::InvalidInput, operation, "that is no name of a snapshot").with_context("snapshot", snapshot)
+            );
+        }
+    }
+    Ok(())
 }
 
 fn is_retired(name: &OsStr) -> bool {

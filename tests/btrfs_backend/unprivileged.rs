@@ -65,9 +65,10 @@ fn again(name: &str, options: &str, wrapper: &[&str]) {
     fs::create_dir(&folder).unwrap();
     std::os::unix::fs::chown(&folder, Some(USER), Some(USER)).unwrap();
     // Whoever it is may not be able to reach the build folder.
-    let exe = fs.path().join("exe");
+    let reachable = tempfile::tempdir().unwrap();
+    let exe = reachable.path().join("exe");
     fs::copy(std::env::current_exe().unwrap(), &exe).unwrap();
-    for path in [fs.path(), fs.path().parent().unwrap().to_owned(), exe.clone()] {
+    for path in [fs.path(), fs.path().parent().unwrap().to_owned(), reachable.path().to_owned(), exe.clone()] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
     let user = USER.to_string();
