@@ -130,8 +130,8 @@ fn locate(
 pub(super) fn in_root(top: BorrowedFd<'_>, uuid: Uuid, operation: &'static str) -> Result<Vec<Foreign>> {
     let nested = match nested::list(top, operation) {
         Ok(nested) => nested,
-        // What the caller may not see is not reported.
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(Vec::new()),
+        // What the caller may not see, or what a mount hides, is not reported.
+        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Busy) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
     let own = nested.into_iter().filter(|inner| inner.info.parent_uuid == uuid && !uuid.is_none());

@@ -13,10 +13,12 @@ mod quota;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{fstat, fstatat};
+use nix::sys::statvfs::fstatvfs;
 
 pub use self::quota::{Quota, QuotaPolicy};
 
@@ -24,7 +26,7 @@ use self::foreign::Foreign;
 use self::nested::Nested;
 use self::quota::Kept;
 use crate::error::{Error, ErrorKind, Result};
-use crate::progress::Wait;
+use crate::progress::{CancelToken, Wait};
 use crate::record::ImageRecord;
 use crate::siblings::snapshots::{self, SnapshotsDir};
 use crate::siblings::{DOOMED, Siblings, Staging};
@@ -41,6 +43,9 @@ use crate::volume::{
 
 /// The inode number of every subvolume's top directory.
 const TOP: u64 = 256;
+/// How long a new root waits for the space of an old one.
+const RECLAIM_WAIT: Duration = Duration::from_secs(120);
+const RECLAIM_STEP: Duration = Duration::from_millis(5);
 
 /// A volume that is a btrfs subvolume.
 ///
@@ -51,8 +56,11 @@ const TOP: u64 = 256;
 ///   can be written to may be an instance of its own, a copy for example: it is listed too, and never purged.
 /// - Subvolumes in the old root go with it, whatever they are called and however deep they lie.
 /// - A rebuild keeps what the directory backend keeps, compression and the absence of copy on write among it, and the limits and parents of the
-///   root's qgroup, which are set before the first byte. The qgroups of what is gone are removed by the kernel when it has given the space back
-///   (seen with Linux 6.18; one that does not leaves them to [`tidy`](RebuildableVolume::tidy) of the same value).
+///   root's qgroup, which are set before the first byte. The qgroup of what is gone is removed by the kernel when it has given the space back
+///   (seen with Linux 6.18). An older one leaves it: the value that removed a root removes its qgroup in a later call, and
+///   `btrfs qgroup clear-stale` the others.
+/// - What is removed is gone at once, and its space comes back by and by ([`reclaiming`](RebuildableVolume::reclaiming)). In place of the
+///   old root, and where less than a quarter of the file system is free, a new root waits for that, two minutes at most.
 /// - The size of a volume is the lower of its qgroup's limits. Without quotas it has none; [`with_quota`](Self::with_quota) says what becomes
 ///   of a size that is asked for then. A limit on a group that holds both roots counts both.
 /// - [`usage`](RebuildableVolume::usage) says of the live root what would come back if it went.
@@ -71,9 +79,16 @@ pub struct BtrfsVolume {
     access: Access,
     /// The live root as it was captured: its snapshots carry this.
     uuid: Uuid,
-    /// Subvolumes that this value destroyed while quotas were on, and whose qgroups may still be there.
+    /// Subvolumes that this value destroyed and that the kernel has not given back yet.
     destroyed: Vec<u64>,
     told: Vec<Warning>,
+}
+
+/// How far the kernel has come with giving back space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cleaner {
+    Done,
+    Busy,
 }
 
 /// What becomes of the read-only flag of a live root.
@@ -156,6 +171,18 @@ impl BtrfsVolume {
     pub fn with_read_only(mut self, policy: ReadOnlyPolicy) -> Self {
         self.read_only = policy;
         self
+    }
+
+    /// Waits until the kernel has given back the space of what this value removed; returns what is still to come when the wait ended first.
+    ///
+    /// Writes out what the file system has to write, for the kernel gives nothing back before.
+    ///
+    /// # Errors
+    /// [`ErrorKind::PermissionDenied`]: only root can know; [`ErrorKind::Cancelled`].
+    pub fn wait_reclaimed(&mut self, wait: &Wait) -> Result<Reclaiming> {
+        const OPERATION: &str = "wait for the space of what was removed";
+        self.wait_for_cleaner(wait, OPERATION)?;
+        Ok(Reclaiming::new(self.destroyed.len() as u64))
     }
 
     /// The absolute path of the live root.
@@ -266,16 +293,14 @@ impl BtrfsVolume {
         Ok(())
     }
 
-    /// Has the kernel go on with what was destroyed, and removes the qgroups that it left behind.
+    /// Removes the qgroups that the kernel left behind when it gave back what was destroyed.
     fn reclaim(&mut self) {
-        let fd = self.place.parent();
-        // What was destroyed stays so. That it could not be hurried along is no failure.
-        let _ = sync::start(fd);
         if self.destroyed.is_empty() {
             return;
         }
-        let quota = crate::sys::btrfs::quota::status(fd);
-        let (Ok(Some(_)), Ok(going)) = (quota, tree::reclaiming(fd)) else {
+        let fd = self.place.parent();
+        let Ok(going) = tree::reclaiming(fd) else {
+            // Who may not ask cannot wait either.
             self.destroyed.clear();
             return;
         };
@@ -286,6 +311,46 @@ impl BtrfsVolume {
             }
             !gone
         });
+    }
+
+    /// Waits until what this value destroyed is given back, if the new root may need it: in place of an old one, or where space is scarce.
+    fn wait_for_space(&mut self) -> Result<()> {
+        const OPERATION: &str = "wait for the space of a removed root";
+        let needed = || Ok::<_, Error>(self.is_scarce() || !self.is_there(Slot::Live, OPERATION)?);
+        if self.destroyed.is_empty() || !needed()? {
+            return Ok(());
+        }
+        if self.wait_for_cleaner(&Wait::new(RECLAIM_WAIT, CancelToken::new()), OPERATION)? == Cleaner::Busy {
+            self.told.push(Warning::new("the space of a removed root was not back before the new one was filled"));
+        }
+        Ok(())
+    }
+
+    /// Has the kernel give back what this value has destroyed, and waits for it.
+    fn wait_for_cleaner(&mut self, wait: &Wait, operation: &'static str) -> Result<Cleaner> {
+        let refused = |refused: Refused| self.refusal(operation, "the kernel refused", refused);
+        let fd = self.place.parent();
+        let mut step = RECLAIM_STEP;
+        loop {
+            // The cleaner sleeps for half a minute at a time unless it is woken.
+            sync::all(fd).map_err(refused)?;
+            if !tree::reclaiming(fd).map_err(refused)?.iter().any(|id| self.destroyed.contains(id)) {
+                break;
+            }
+            if !wait.pause(operation, step)? {
+                return Ok(Cleaner::Busy);
+            }
+            step = (step * 2).min(Duration::from_secs(1));
+        }
+        // What was given back can be used after the next transaction.
+        sync::all(fd).map_err(refused)?;
+        self.reclaim();
+        Ok(Cleaner::Done)
+    }
+
+    /// Whether less than a quarter of the file system is free.
+    fn is_scarce(&self) -> bool {
+        fstatvfs(self.place.parent()).is_ok_and(|stat| stat.blocks_available() < stat.blocks() / 4)
     }
 
     /// Refuses to remove what a mount shows: the kernel would not.
@@ -299,11 +364,12 @@ impl BtrfsVolume {
         Err(self.add_volume(error))
     }
 
-    /// Refuses to remove a root that is not only ours.
-    fn refuse_removal(&self, name: &OsStr, root: BorrowedFd<'_>, nested: &[Nested]) -> Result<()> {
+    /// Refuses to remove a root that is not only ours; returns the subvolumes in one that is.
+    fn refuse_removal(&self, name: &OsStr, root: BorrowedFd<'_>) -> Result<Vec<Nested>> {
         let mounts = Tables::read().map_err(|error| self.add_volume(error))?;
         self.refuse_mounted(&mounts, self.place.parent(), name, nested::OPERATION)?;
         let uuid = subvolume::info(root).map_err(|refused| self.refusal(nested::OPERATION, "cannot look at it", refused))?.uuid;
+        let nested = nested::list(root, nested::OPERATION).map_err(|error| self.add_volume(error))?;
         match nested.iter().find(|inner| inner.info.parent_uuid == uuid && !uuid.is_none()) {
             Some(snapshot) => {
                 let path = Escaped::from(snapshot.path.as_path());
@@ -311,7 +377,7 @@ impl BtrfsVolume {
                     .with_remedy("move the snapshot out of it or delete it, and run recover");
                 Err(self.add_volume(error))
             }
-            None => Ok(()),
+            None => Ok(nested),
         }
     }
 }
@@ -345,9 +411,8 @@ impl RebuildableVolume for BtrfsVolume {
     }
 
     fn holders(&self) -> Result<Vec<Holder>> {
-        let mut holders = self.place.holders()?;
-        holders.extend(self.default_subvolume()?);
-        Ok(holders)
+        let holders = self.place.holders()?;
+        if holders.is_empty() { Ok(self.default_subvolume()?.into_iter().collect()) } else { Ok(holders) }
     }
 
     fn snapshots(&self) -> Result<Vec<Snapshot>> {
@@ -402,6 +467,7 @@ impl RebuildableVolume for BtrfsVolume {
     fn stage(&mut self, spec: &StageSpec) -> Result<OwnedFd> {
         const OPERATION: &str = "stage a root";
         self.told.clear();
+        self.wait_for_space()?;
         if let Some(mode) = self.check_quota(spec, OPERATION)? {
             self.enable_quota(mode, OPERATION)?;
         }
@@ -489,8 +555,7 @@ impl RebuildableVolume for BtrfsVolume {
         }
         let name = self.place.name_of(slot);
         let Some(root) = self.place.open_root(slot, nested::OPERATION)? else { return Ok(()) };
-        let nested = nested::list(root.as_fd(), nested::OPERATION).map_err(|error| self.add_volume(error))?;
-        self.refuse_removal(&name, root.as_fd(), &nested)?;
+        let nested = self.refuse_removal(&name, root.as_fd())?;
         let own = lookup::id(root.as_fd()).map_err(|refused| self.refusal(nested::OPERATION, "cannot tell its id", refused))?;
         if nested.is_empty() {
             match nested::destroy(self.place.parent(), &name, root.as_fd()) {

@@ -180,3 +180,20 @@ fn a_snapshot_in_the_root_does_not_go_unnamed() {
     assert_eq!(error.kind(), ErrorKind::HasSnapshots, "{}", error.report());
     assert!(pool.path("containers/c1.reroot-retired/srv/late/old").exists());
 }
+
+#[test]
+fn in_place_uses_the_space_of_the_old_root() {
+    let pool = need!(Pool::new(256));
+    let tree = super::quotas::large(100);
+    let elsewhere = tempfile::tempdir().unwrap();
+    rebuild(&mut pool.volume(), &tree).unwrap();
+    // There is no room for two.
+    let error = rebuild(&mut pool.volume(), &tree).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace(reroot::Space::Pool), "{}", error.report());
+    for _ in 0..2 {
+        let rebuild = Rebuild::new(file_image(elsewhere.path(), &tree)).strategy(Strategy::InPlace);
+        let report = rebuild.run(&mut pool.volume()).unwrap();
+        assert!(report.warnings.is_empty(), "{report}");
+        pool.expect_only("part-99");
+    }
+}

@@ -16,7 +16,7 @@ use super::{Pool, file_image, image, need, new, rebuild, refused, soon};
 const POLICIES: [QuotaPolicy; 2] = [QuotaPolicy::Enable, QuotaPolicy::EnableSimple];
 
 /// A tree of so many MiB that do not compress.
-fn large(mib: usize) -> Tree {
+pub(crate) fn large(mib: usize) -> Tree {
     let mut tree = new();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     for part in 0..mib {
@@ -52,6 +52,12 @@ fn groups(pool: &Pool) -> Vec<String> {
     .collect()
 }
 
+fn referenced(pool: &Pool, group: &str) -> u64 {
+    let shown = pool.btrfs(&["qgroup", "show", "--raw", "--sync"], &["."]);
+    let row = shown.lines().find(|line| line.starts_with(&format!("{group} "))).unwrap();
+    row.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
 fn id(pool: &Pool) -> String {
     run(Command::new("btrfs").args(["inspect-internal", "rootid"]).arg(pool.root())).unwrap().trim().to_owned()
 }
@@ -70,10 +76,13 @@ fn limits_and_groups_are_kept() {
             // The command's own advice is to count afresh; nothing here depends on it.
             run(Command::new("btrfs").args(["qgroup", "assign", "--no-rescan", &member, group]).arg(pool.path("."))).unwrap();
         }
+        if policy == QuotaPolicy::Enable {
+            pool.btrfs(&["quota", "rescan", "-w"], &["."]);
+        }
         for _ in 0..2 {
-            let report = rebuild(&mut pool.volume(), &new()).unwrap();
+            let report = rebuild(&mut pool.volume(), &large(3)).unwrap();
             assert!(report.warnings.is_empty(), "{report}");
-            pool.expect_only("new");
+            pool.expect_only("part-2");
             pool.cleaned();
             let expected = [
                 "0/5 none none -".to_owned(),
@@ -82,6 +91,10 @@ fn limits_and_groups_are_kept() {
                 "2/9 none none -".to_owned(),
             ];
             assert_eq!(groups(&pool), expected, "{policy:?}");
+            // The count stays right, and what is gone counts for no group.
+            let quota = pool.volume().quota().unwrap().unwrap();
+            assert!(quota.consistent, "{policy:?}");
+            assert_eq!(referenced(&pool, "2/9"), quota.referenced.bytes(), "{policy:?}");
         }
         let quota = pool.volume().quota().unwrap().unwrap();
         assert_eq!((quota.max_referenced, quota.max_exclusive), (Some(ByteSize::mib(80)), Some(ByteSize::mib(70))));

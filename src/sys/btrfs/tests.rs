@@ -42,7 +42,7 @@ fn open(path: &Path) -> File {
 #[allow(clippy::unnecessary_cast, reason = "the type of the numbers is the C library's")]
 fn numbers_and_sizes_are_those_of_the_header() {
     // As a C program printed them that includes linux/btrfs.h of Linux 6.1.
-    let expected: [(Ioctl, u64); 20] = [
+    let expected: [(Ioctl, u64); 19] = [
         (subvolume::CREATE, 0x5000_9418),
         (subvolume::SNAPSHOT, 0x5000_9417),
         (subvolume::DESTROY, 0x5000_940f),
@@ -60,8 +60,7 @@ fn numbers_and_sizes_are_those_of_the_header() {
         (quota::LIMIT, 0x8030_942b),
         (quota::RESCAN_STATUS, 0x8040_942d),
         (tree::SEARCH, 0xc070_9411),
-        (sync::START, 0x8008_9418),
-        (sync::WAIT, 0x4008_9416),
+        (sync::SYNC, 0x9408),
         (FS_INFO, 0x8400_941f),
     ];
     for (ioctl, number) in expected {
@@ -104,11 +103,9 @@ fn subvolumes_are_made_cloned_and_destroyed() {
     assert!(!subvolume::is_subvolume(open(&fs.path().join("folder")).as_fd()).unwrap());
     fs::write(fs.path().join("a b\nc/file"), "content").unwrap();
 
-    // A clone is made durable without waiting for more than its transaction.
     subvolume::snapshot(a.as_fd(), fd, name("clone"), Access::ReadWrite, None).unwrap();
     subvolume::snapshot(a.as_fd(), fd, name("frozen"), Access::ReadOnly, None).unwrap();
-    let transaction = sync::start(fd).unwrap();
-    sync::wait(fd, transaction).unwrap();
+    sync::all(fd).unwrap();
     let info = subvolume::info(a.as_fd()).unwrap();
     let frozen = open(&fs.path().join("frozen"));
     let frozen_info = subvolume::info(frozen.as_fd()).unwrap();
@@ -153,7 +150,7 @@ fn subvolumes_are_made_cloned_and_destroyed() {
     let begun = Instant::now();
     while !tree::reclaiming(fd).unwrap().is_empty() {
         assert!(begun.elapsed() < Duration::from_secs(60), "still reclaiming {:?}", tree::reclaiming(fd));
-        sync::start(fd).unwrap();
+        sync::all(fd).unwrap();
         std::thread::sleep(Duration::from_millis(20));
     }
 }
