@@ -8,7 +8,7 @@ use reroot::volume::{SnapshotOwner, Tidied};
 use reroot::{ErrorKind, Rebuild, RebuildableVolume, SnapshotPolicy, Strategy};
 
 use super::loopfs::{Mounted, run};
-use super::{Pool, file_image, image, need, new, refused};
+use super::{Pool, file_image, image, need, new, refused, soon};
 
 fn names(pool: &Pool) -> Vec<String> {
     pool.volume().snapshots().unwrap().iter().map(ToString::to_string).collect()
@@ -179,7 +179,7 @@ fn a_thousand_in_one_call() {
     assert_eq!(pool.subvolumes(), ["containers/c1"]);
     let reclaiming = volume.reclaiming().unwrap().unwrap();
     let begun = Instant::now();
-    pool.cleaned();
+    assert_eq!(volume.wait_reclaimed(&soon()).unwrap().objects, 0);
     assert_eq!(volume.reclaiming().unwrap().unwrap().objects, 0);
     println!(
         "{COUNT} snapshots: listed in {:.1} ms, purged in {:.1} ms; then still to come back: {reclaiming}, for {:.1} s",
