@@ -175,14 +175,21 @@ impl BtrfsVolume {
         });
     }
 
-    /// Waits until what this value destroyed is given back, if the new root may need it: in place of an old one, or where space is scarce.
+    /// Waits for the space of what is destroyed if the new root may need it: in place of an old root, and where space is scarce.
     pub(super) fn wait_for_space(&mut self) -> Result<()> {
         const OPERATION: &str = "wait for the space of a removed root";
-        let needed = || Ok::<_, Error>(self.is_scarce() || !self.is_there(Slot::Live, OPERATION)?);
-        if self.destroyed.is_empty() || !needed()? {
+        let whose = if self.is_scarce() {
+            Whose::All
+        } else if !self.destroyed.is_empty() && !self.is_there(Slot::Live, OPERATION)? {
+            Whose::Own
+        } else {
+            return Ok(());
+        };
+        // Who may not ask gets what the kernel gives back by itself.
+        if !tree::reclaiming(self.place.parent()).is_ok_and(|going| !going.is_empty()) {
             return Ok(());
         }
-        if self.wait_for_cleaner(Whose::Own, &Wait::new(RECLAIM_WAIT, CancelToken::new()), OPERATION)? == Cleaner::Busy {
+        if self.wait_for_cleaner(whose, &Wait::new(RECLAIM_WAIT, CancelToken::new()), OPERATION)? == Cleaner::Busy {
             self.told.push(Warning::new("the space of a removed root was not back before the new one was filled"));
         }
         Ok(())
@@ -211,9 +218,9 @@ impl BtrfsVolume {
         Ok(Cleaner::Done)
     }
 
-    /// Whether less than a quarter of the file system is free.
+    /// Whether less than an eighth of the file system is free.
     fn is_scarce(&self) -> bool {
-        fstatvfs(self.place.parent()).is_ok_and(|stat| stat.blocks_available() < stat.blocks() / 4)
+        fstatvfs(self.place.parent()).is_ok_and(|stat| stat.blocks_available() < stat.blocks() / 8)
     }
 
     /// Refuses to remove what a mount shows: the kernel would not.

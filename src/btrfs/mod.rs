@@ -53,7 +53,7 @@ const TOP: u64 = 256;
 ///   (seen with Linux 6.18). An older one leaves it: the value that removed a root removes its qgroup in a later call, and
 ///   `btrfs qgroup clear-stale` the others.
 /// - What is removed is gone at once, and its space comes back by and by ([`reclaiming`](RebuildableVolume::reclaiming)). In place of the
-///   old root, and where less than a quarter of the file system is free, a new root waits for that, two minutes at most.
+///   old root, and where less than an eighth of the file system is free, a new root waits for that, two minutes at most.
 /// - The size of a volume is the lower of its qgroup's limits. Without quotas it has none; [`with_quota`](Self::with_quota) says what becomes
 ///   of a size that is asked for then. A limit on a group that holds both roots counts both.
 /// - [`usage`](RebuildableVolume::usage) says of the live root what would come back if it went.
