@@ -49,6 +49,7 @@
 //! | feature | default | what it adds |
 //! | --- | --- | --- |
 //! | `dir` | yes | the directory backend, [`dir`](mod@dir) |
+//! | `btrfs` | | the btrfs backend, [`btrfs`](mod@btrfs) |
 //! | `tar` | yes | images that are tar streams |
 //! | `gzip` | yes | the same, compressed by gzip |
 //! | `zstd` | yes | the same, compressed by zstd |
@@ -70,6 +71,8 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("reroot is for Linux");
 
+#[cfg(feature = "btrfs")]
+pub mod btrfs;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod digest;
@@ -80,6 +83,8 @@ pub mod image;
 mod progress;
 pub mod rebuild;
 mod record;
+#[cfg(any(feature = "btrfs", feature = "dir"))]
+mod siblings;
 mod size;
 mod sys;
 mod text;

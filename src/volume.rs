@@ -95,6 +95,17 @@ pub trait RebuildableVolume: fmt::Debug + Send {
     ///   either, the next staged root gets the backend's defaults.
     fn capture(&mut self) -> Result<()>;
 
+    /// Refuses a root that [`stage`](Self::stage) is known to refuse, before anything is changed.
+    ///
+    /// - Changes nothing, and may be called at any time.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] or [`ErrorKind::PermissionDenied`], with what would help.
+    fn check_spec(&self, spec: &StageSpec) -> Result<()> {
+        let _ = spec;
+        Ok(())
+    }
+
     /// Makes a new, empty staged root and returns its directory, open for filling.
     ///
     /// - Requires that no staged root exists. Fails with [`ErrorKind::AlreadyExists`] if one does, and leaves it alone.
@@ -157,6 +168,13 @@ pub trait RebuildableVolume: fmt::Debug + Send {
     /// - If [`Capabilities::removal`] is [`Removal::Gradual`], an interrupted call leaves a part of the root under the same name.
     fn discard(&mut self, slot: Slot) -> Result<()>;
 
+    /// What was removed, of this volume or of others in its pool, and still takes space that the backend gives back by and by.
+    ///
+    /// - `None` where space is back at once, or where the caller may not know.
+    fn reclaiming(&self) -> Result<Option<Reclaiming>> {
+        Ok(None)
+    }
+
     /// Removes what an interrupted run may have left besides the three names, such as half-purged snapshots or a mount point.
     ///
     /// - Returns whether there was anything. Nothing to do is the common case and cheap.
@@ -178,6 +196,7 @@ macro_rules! forward_volume {
             fn usage(&self, detail: UsageDetail) -> Result<Usage> { (**self).usage(detail) }
             fn record(&self) -> Result<Option<ImageRecord>> { (**self).record() }
             fn capture(&mut self) -> Result<()> { (**self).capture() }
+            fn check_spec(&self, spec: &StageSpec) -> Result<()> { (**self).check_spec(spec) }
             fn stage(&mut self, spec: &StageSpec) -> Result<OwnedFd> { (**self).stage(spec) }
             fn grow(&mut self, to: ByteSize) -> Result<ByteSize> { (**self).grow(to) }
             fn seal(&mut self, record: &ImageRecord, root: RootMetadata) -> Result<Vec<Warning>> {
@@ -187,6 +206,7 @@ macro_rules! forward_volume {
             fn exchange(&mut self) -> Result<()> { (**self).exchange() }
             fn purge(&mut self, snapshots: &[Snapshot]) -> Result<()> { (**self).purge(snapshots) }
             fn discard(&mut self, slot: Slot) -> Result<()> { (**self).discard(slot) }
+            fn reclaiming(&self) -> Result<Option<Reclaiming>> { (**self).reclaiming() }
             fn tidy(&mut self) -> Result<Tidied> { (**self).tidy() }
         }
     )*};

@@ -24,10 +24,15 @@ pub(crate) const REFUSED: u8 = 3;
 /// No root remains.
 pub(crate) const NO_ROOT: u8 = 4;
 
-/// Opens `dir:/srv/pool/containers/c1` and the like.
+/// Opens `dir:/srv/pool/containers/c1`, `btrfs:/srv/pool/containers/c1`, and the like.
 pub(crate) fn open_volume(spec: &str) -> Result<Box<dyn RebuildableVolume>> {
     match spec.split_once(':') {
         Some(("dir", path)) => Ok(Box::new(DirVolume::open(Path::new(path))?)),
+        #[cfg(feature = "btrfs")]
+        Some(("btrfs", path)) => Ok(Box::new(reroot::btrfs::BtrfsVolume::open(Path::new(path))?)),
+        #[cfg(not(feature = "btrfs"))]
+        Some(("btrfs", _)) => Err(Error::new(ErrorKind::Unsupported, "open the volume", "this program was built without btrfs")
+            .with_remedy("build it with --features btrfs")),
         Some((scheme, _)) => {
             let message = format!("there is no backend {scheme:?}");
             Err(Error::new(ErrorKind::InvalidInput, "open the volume", message)

@@ -9,8 +9,8 @@ use crate::progress::Wait;
 use crate::record::ImageRecord;
 use crate::size::ByteSize;
 use crate::volume::{
-    Capabilities, Holder, Names, RebuildableVolume, RootId, RootMetadata, Slot, Snapshot, StageSpec, Tidied, Usage, UsageDetail,
-    VolumeId, VolumeLock, Warning,
+    Capabilities, Holder, Names, RebuildableVolume, Reclaiming, RootId, RootMetadata, Slot, Snapshot, StageSpec, Tidied, Usage,
+    UsageDetail, VolumeId, VolumeLock, Warning,
 };
 
 /// A method of [`RebuildableVolume`] that can fail.
@@ -350,6 +350,15 @@ impl<V: RebuildableVolume> RebuildableVolume for Faulty<V> {
 
     fn discard(&mut self, slot: Slot) -> Result<()> {
         self.change(Primitive::Discard, slot.to_string(), |volume| volume.discard(slot))
+    }
+
+    // What only looks ahead or back decides nothing that a fault could spoil.
+    fn check_spec(&self, spec: &StageSpec) -> Result<()> {
+        self.inner.check_spec(spec)
+    }
+
+    fn reclaiming(&self) -> Result<Option<Reclaiming>> {
+        self.inner.reclaiming()
     }
 
     fn tidy(&mut self) -> Result<Tidied> {

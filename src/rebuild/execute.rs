@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use super::Options;
-use super::plan::{CommitKind, Plan, Step, wait_for_holders};
+use super::plan::{CommitKind, Plan, Step, stage_spec, wait_for_holders};
 use super::policy::{SnapshotPolicy, Strategy};
 use super::recover::Recovery;
 use super::report::{Clock, Disposal, Report};
@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Outcome, Result, Space};
 use crate::image::Image;
 use crate::progress::{Event, Phase, Wait};
 use crate::record::ImageRecord;
-use crate::volume::{RebuildableVolume, Removal, RootMetadata, Slot, StageSpec, Warning};
+use crate::volume::{RebuildableVolume, Removal, RootMetadata, Slot, Warning};
 
 /// How far a rebuild has come: what a failure at this point means for the volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +76,7 @@ impl<'a> Execution<'a> {
             old_root: Disposal::None,
             purged: Vec::new(),
             kept: if plan.snapshot_policy == SnapshotPolicy::Keep { plan.snapshots.clone() } else { Vec::new() },
+            reclaiming: None,
             warnings: Vec::new(),
             elapsed: Duration::ZERO,
             phases: Vec::new(),
@@ -93,6 +94,10 @@ impl<'a> Execution<'a> {
             if let Err(error) = self.step(*step) {
                 return Err(self.unwind(error));
             }
+        }
+        if self.report.old_root == Disposal::Removed || !self.report.purged.is_empty() {
+            // Only told: that it cannot be found out is no failure of the rebuild.
+            self.report.reclaiming = self.volume.reclaiming().ok().flatten().filter(|reclaiming| reclaiming.objects > 0);
         }
         (self.report.elapsed, self.report.phases) = self.clock.stop();
         Ok(self.report)
@@ -157,9 +162,7 @@ impl<'a> Execution<'a> {
         if self.reached == Reached::Nothing {
             self.reached = Reached::Staging;
         }
-        let mut spec = StageSpec::new();
-        spec.size = size;
-        self.root = Some(self.volume.stage(&spec)?);
+        self.root = Some(self.volume.stage(&stage_spec(size))?);
         Ok(())
     }
 

@@ -10,7 +10,9 @@ use crate::image::{Image, Need};
 use crate::progress::Wait;
 use crate::record::Origin;
 use crate::size::ByteSize;
-use crate::volume::{Commit, Holder, Names, RebuildableVolume, Sizing, Snapshot, SnapshotSupport, Usage, UsageDetail, VolumeId};
+use crate::volume::{
+    Commit, Holder, Names, RebuildableVolume, Sizing, Snapshot, SnapshotSupport, StageSpec, Usage, UsageDetail, VolumeId,
+};
 
 /// What a rebuild is going to do: the result of all checks, and the steps that [`Rebuild::run`](crate::Rebuild::run) then executes.
 ///
@@ -205,10 +207,12 @@ pub(super) fn make(
     let detail = if options.strategy == Strategy::InPlace { UsageDetail::Full } else { detail };
     let usage = volume.usage(detail)?;
     check_shrink(options.size, usage.size)?;
+    volume.check_spec(&stage_spec(options.size))?;
 
     let mut steps: Vec<_> = recovery.into_iter().filter(|action| *action != RecoverAction::NoRoot).map(Step::Recover).collect();
     let in_place = options.strategy == Strategy::InPlace && live;
     let purge = options.snapshots == SnapshotPolicy::Purge && !snapshots.is_empty();
+    let bound = snapshots.iter().any(|snapshot| snapshot.support.unwrap_or(capabilities.snapshots) == SnapshotSupport::Dependent);
     // What is left without a live root may still be a whole one: it does not go for an image that turns out to be unusable.
     if (options.strategy == Strategy::InPlace || without_root && image.is_rereadable()) && !image.is_empty() {
         steps.push(Step::CheckImage);
@@ -219,7 +223,7 @@ pub(super) fn make(
     }
     if in_place {
         steps.push(Step::Retire);
-        steps.extend((purge && capabilities.snapshots == SnapshotSupport::Dependent).then_some(Step::Purge));
+        steps.extend((purge && bound).then_some(Step::Purge));
         steps.push(Step::RemoveRetired);
     }
     steps.push(Step::Stage(options.size));
@@ -230,7 +234,7 @@ pub(super) fn make(
         Commit::Exchange => CommitKind::Exchange,
         Commit::TwoRenames => CommitKind::TwoRenames,
     }));
-    steps.extend((purge && !(in_place && capabilities.snapshots == SnapshotSupport::Dependent)).then_some(Step::Purge));
+    steps.extend((purge && !(in_place && bound)).then_some(Step::Purge));
     steps.extend((live && !in_place && options.dispose == Dispose::Wait).then_some(Step::Dispose));
 
     let plan = Plan {
@@ -246,6 +250,13 @@ pub(super) fn make(
     };
     check_fit(&plan)?;
     Ok(plan)
+}
+
+/// What a staged root of this size has to be.
+pub(super) fn stage_spec(size: Option<ByteSize>) -> StageSpec {
+    let mut spec = StageSpec::new();
+    spec.size = size;
+    spec
 }
 
 fn check_size(options: &Options, sizing: Sizing) -> Result<()> {
@@ -307,7 +318,13 @@ fn check_snapshots(volume: &dyn RebuildableVolume, policy: SnapshotPolicy, suppo
             }
             None => Ok(snapshots),
         },
-        SnapshotPolicy::Keep => Ok(snapshots),
+        SnapshotPolicy::Keep => match snapshots.iter().find(|snapshot| snapshot.support == Some(SnapshotSupport::Dependent)) {
+            Some(snapshot) => {
+                Err(Error::new(ErrorKind::Unsupported, "keep the snapshots", format!("{snapshot} goes with the root it lies in"))
+                    .with_remedy("move it out of the root, delete it, or choose to purge the snapshots"))
+            }
+            None => Ok(snapshots),
+        },
     }
 }
 

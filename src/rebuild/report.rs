@@ -7,7 +7,7 @@ use super::recover::Recovery;
 use crate::progress::{Event, Phase, Progress};
 use crate::record::ImageRecord;
 use crate::size::ByteSize;
-use crate::volume::{Snapshot, VolumeId, Warning};
+use crate::volume::{Reclaiming, Snapshot, VolumeId, Warning};
 
 /// What a successful rebuild did. `Display` is for a person, a few lines long.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub struct Report {
     pub purged: Vec<Snapshot>,
     /// Snapshots that stay.
     pub kept: Vec<Snapshot>,
+    /// What was removed from the pool, now or before, and still takes space that comes back by and by.
+    pub reclaiming: Option<Reclaiming>,
     /// What did not stop the rebuild but should be known.
     pub warnings: Vec<Warning>,
     /// How long it took in all.
@@ -94,6 +96,9 @@ impl fmt::Display for Report {
         write!(f, "\n  old root:  {old}")?;
         if !self.purged.is_empty() || !self.kept.is_empty() {
             write!(f, "\n  snapshots: {} destroyed, {} kept", self.purged.len(), self.kept.len())?;
+        }
+        if let Some(reclaiming) = self.reclaiming {
+            write!(f, "\n  space:     still to come back from {reclaiming}")?;
         }
         for action in &self.recovered.actions {
             write!(f, "\n  recovered: {action}")?;

@@ -134,6 +134,61 @@ impl Place {
     }
 }
 
+/// The mount tables of all namespaces that the caller may see, as they were at one moment.
+#[cfg(feature = "btrfs")]
+#[derive(Debug)]
+pub(crate) struct Tables {
+    own: Vec<Mount>,
+    others: Vec<(u32, Vec<Mount>)>,
+}
+
+#[cfg(feature = "btrfs")]
+impl Tables {
+    pub(crate) fn read() -> Result<Self> {
+        let failed = |error: io::Error| Error::io(OPERATION, "cannot read /proc", error).with_remedy("mount /proc");
+        let own = mounts::own().map_err(failed)?;
+        let mut seen: BTreeSet<_> = namespace("thread-self").into_iter().collect();
+        let mut others = Vec::new();
+        for pid in process_ids().map_err(failed)? {
+            let Some(id) = namespace(&pid.to_string()) else { continue };
+            if !seen.contains(&id)
+                && let Ok(table) = mounts::read(&format!("/proc/{pid}/mountinfo"))
+            {
+                seen.insert(id);
+                others.push((pid, table));
+            }
+        }
+        Ok(Tables { own, others })
+    }
+
+    /// What is mounted on or in the directory `name` of `parent`, and where it or a part of it is mounted elsewhere.
+    pub(crate) fn of(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<Holder>> {
+        let folder = mounts::path_of(parent).map_err(|error| Error::io(OPERATION, "cannot read /proc", error))?;
+        let path = join(&folder, name.as_bytes());
+        let place = Place::of(parent, &folder, name.as_bytes(), &self.own);
+        let mut points = place.mounts_on(&self.own);
+        points.extend(self.own.iter().filter(|mount| below(&mount.point, &path).is_some()).map(|mount| mount.point.clone()));
+        Ok(self.found(&place, points))
+    }
+
+    /// The same for a path from the top of the file system that `fd` is on, whether a mount shows it or not.
+    pub(crate) fn of_path(&self, fd: BorrowedFd<'_>, path: &[u8]) -> Vec<Holder> {
+        let id = mounts::of_descriptor(fd).ok();
+        let Some(mount) = self.own.iter().find(|mount| Some(mount.id) == id) else { return Vec::new() };
+        let place = Place { device: mount.device.clone(), path: path.to_owned() };
+        self.found(&place, place.mounts_on(&self.own))
+    }
+
+    fn found(&self, place: &Place, own: BTreeSet<Vec<u8>>) -> Vec<Holder> {
+        let mut found = Found::default();
+        found.add_mounts(own, None);
+        for (pid, table) in &self.others {
+            found.add_mounts(place.mounts_on(table), Some(*pid));
+        }
+        found.finish()
+    }
+}
+
 /// The holders so far.
 #[derive(Default)]
 struct Found {

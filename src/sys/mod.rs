@@ -2,26 +2,37 @@
 
 #![allow(unsafe_code)]
 
-#[cfg(any(feature = "dir", feature = "tar"))]
-#[cfg_attr(not(feature = "dir"), allow(dead_code, reason = "the unpacker removes trees, and needs no more of it"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar"))]
+#[cfg_attr(
+    not(any(feature = "btrfs", feature = "dir")),
+    allow(dead_code, reason = "the unpacker removes trees, and needs no more of it")
+)]
 pub(crate) mod attr;
+#[cfg(feature = "btrfs")]
+pub(crate) mod btrfs;
 pub(crate) mod call;
-#[cfg(feature = "dir")]
+#[cfg(any(feature = "btrfs", feature = "dir"))]
 pub(crate) mod holders;
 pub(crate) mod lock;
-#[cfg(any(feature = "dir", feature = "tar"))]
-#[cfg_attr(not(feature = "dir"), allow(dead_code, reason = "the unpacker removes trees, and needs no more of it"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar"))]
+#[cfg_attr(
+    not(any(feature = "btrfs", feature = "dir")),
+    allow(dead_code, reason = "the unpacker removes trees, and needs no more of it")
+)]
 pub(crate) mod mounts;
-#[cfg(any(feature = "dir", feature = "tar"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar"))]
 pub(crate) mod remove;
-#[cfg(feature = "dir")]
+#[cfg(any(feature = "btrfs", feature = "dir"))]
 pub(crate) mod rename;
 #[cfg(feature = "tar")]
 pub(crate) mod sync;
 #[cfg(feature = "tar")]
 pub(crate) mod umask;
-#[cfg(any(feature = "dir", feature = "tar"))]
-#[cfg_attr(not(feature = "dir"), allow(dead_code, reason = "the unpacker removes trees, and needs no more of it"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar"))]
+#[cfg_attr(
+    not(any(feature = "btrfs", feature = "dir")),
+    allow(dead_code, reason = "the unpacker removes trees, and needs no more of it")
+)]
 pub(crate) mod walk;
-#[cfg(any(feature = "dir", feature = "tar", feature = "conformance"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar", feature = "conformance"))]
 pub(crate) mod xattr;

@@ -270,18 +270,27 @@ pub struct Snapshot {
     pub owner: SnapshotOwner,
     /// What would break if it went: the names of clones and the like, escaped.
     pub dependents: Vec<String>,
+    /// How it relates to the root, where that is not as [`Capabilities::snapshots`] says: one that lies in the root goes with it.
+    pub support: Option<SnapshotSupport>,
 }
 
 impl Snapshot {
     /// A snapshot without dependents.
     pub fn new(name: impl Into<OsString>, owner: SnapshotOwner) -> Self {
-        Snapshot { name: name.into(), owner, dependents: Vec::new() }
+        Snapshot { name: name.into(), owner, dependents: Vec::new(), support: None }
     }
 
     /// Sets [`Snapshot::dependents`].
     #[must_use]
     pub fn with_dependents(mut self, dependents: Vec<String>) -> Self {
         self.dependents = dependents;
+        self
+    }
+
+    /// Sets [`Snapshot::support`].
+    #[must_use]
+    pub fn with_support(mut self, support: SnapshotSupport) -> Self {
+        self.support = Some(support);
         self
     }
 }
@@ -402,6 +411,41 @@ pub enum RootMetadata {
     Keep,
     /// Those that the image has for its root: the volume is new.
     FromImage,
+}
+
+/// What [`RebuildableVolume::reclaiming`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Reclaiming {
+    /// So many roots and snapshots.
+    pub objects: u64,
+    /// What they still take, if that is known.
+    pub space: Option<ByteSize>,
+}
+
+impl Reclaiming {
+    /// So many, of unknown size.
+    pub fn new(objects: u64) -> Self {
+        Reclaiming { objects, space: None }
+    }
+
+    /// Sets [`Reclaiming::space`].
+    #[must_use]
+    pub fn with_space(mut self, space: ByteSize) -> Self {
+        self.space = Some(space);
+        self
+    }
+}
+
+impl fmt::Display for Reclaiming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} removed {}", self.objects, if self.objects == 1 { "root or snapshot" } else { "roots and snapshots" })?;
+        match self.space {
+            Some(space) => write!(f, ", {space}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Whether [`RebuildableVolume::tidy`] found anything.

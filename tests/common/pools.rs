@@ -1,4 +1,4 @@
-//! Pools of the dir backend for the conformance suite: folders in one place, as LXD lays them out.
+//! Pools of the dir and the btrfs backend for the conformance suite: folders in one place, as LXD lays them out.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,12 +15,93 @@ use reroot::conformance::{Factory, Held, Pool};
 use reroot::dir::DirVolume;
 use reroot::volume::{Commit, Slot};
 use reroot::{ByteSize, Error, ErrorKind, RebuildableVolume, Result};
+#[cfg(feature = "btrfs")]
+use reroot::{CancelToken, Image, Rebuild, Wait, btrfs::BtrfsVolume, btrfs::QuotaPolicy};
 
 use super::Folder;
 use super::loopfs::{Kind, LoopFs};
 
 /// In MiB; some file systems need more.
 const SIZE: u64 = 128;
+/// The same where what is removed takes space until a cleaner has been there.
+const ROOMY_SIZE: u64 = 1024;
+
+/// The backend under test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    Dir,
+    #[cfg(feature = "btrfs")]
+    Btrfs(Quotas),
+}
+
+/// How the btrfs of a test counts.
+#[cfg(feature = "btrfs")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Quotas {
+    Off,
+    Full,
+    Simple,
+}
+
+impl Backend {
+    pub(crate) fn scheme(self) -> &'static str {
+        match self {
+            Backend::Dir => "dir",
+            #[cfg(feature = "btrfs")]
+            Backend::Btrfs(_) => "btrfs",
+        }
+    }
+
+    /// The backend of volumes that are spelled so.
+    pub(crate) fn from_scheme(scheme: &str) -> Option<Self> {
+        match scheme {
+            "dir" => Some(Backend::Dir),
+            #[cfg(feature = "btrfs")]
+            "btrfs" => Some(Backend::Btrfs(Quotas::Off)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn open(self, path: &Path, commit: Commit) -> Result<Box<dyn RebuildableVolume>> {
+        Ok(match self {
+            Backend::Dir => Box::new(DirVolume::open(path)?.with_commit(commit)),
+            #[cfg(feature = "btrfs")]
+            Backend::Btrfs(_) => Box::new(BtrfsVolume::open(path)?.with_commit(commit)),
+        })
+    }
+
+    /// Makes a file system ready for it.
+    pub(crate) fn set_up(self, place: &Path) -> Result<(), String> {
+        match self {
+            Backend::Dir => Ok(()),
+            #[cfg(feature = "btrfs")]
+            Backend::Btrfs(quotas) => quotas.set_up(place),
+        }
+    }
+}
+
+#[cfg(feature = "btrfs")]
+impl Quotas {
+    /// Turns them on as the library does, for a volume with a size.
+    pub(crate) fn set_up(self, place: &Path) -> Result<(), String> {
+        let policy = match self {
+            Quotas::Off => return Ok(()),
+            Quotas::Full => QuotaPolicy::Enable,
+            Quotas::Simple => QuotaPolicy::EnableSimple,
+        };
+        let mut volume = BtrfsVolume::open(place.join("first")).map_err(report)?.with_quota(policy);
+        Rebuild::new(Image::empty()).size(ByteSize::gib(1)).run(&mut volume).map_err(report)?;
+        match volume.quota().map_err(report)? {
+            Some(quota) if quota.max_referenced == Some(ByteSize::gib(1)) => Ok(()),
+            other => Err(format!("quotas were turned on, and say {other:?}")),
+        }
+    }
+}
+
+#[cfg(feature = "btrfs")]
+fn report(error: Error) -> String {
+    error.report().to_string()
+}
 
 fn failed(what: &str, error: io::Error) -> Error {
     Error::io("prepare a test", what, error)
@@ -36,6 +117,7 @@ fn unsupported(why: impl Into<String>) -> Error {
 /// holds copies of all descriptors of this one, and a case in another thread may rightly see it in a root that it has just read.
 #[derive(Debug)]
 pub(crate) struct DirFactory {
+    backend: Backend,
     kind: Option<Kind>,
     commit: Commit,
     prepared: OnceLock<Result<Prepared, String>>,
@@ -53,7 +135,13 @@ struct Prepared {
 impl DirFactory {
     /// On a file system of this kind, or in the temporary directory.
     pub(crate) fn new(kind: Option<Kind>, commit: Commit) -> Self {
-        DirFactory { kind, commit, prepared: OnceLock::new() }
+        DirFactory { backend: Backend::Dir, kind, commit, prepared: OnceLock::new() }
+    }
+
+    /// Of subvolumes.
+    #[cfg(feature = "btrfs")]
+    pub(crate) fn btrfs(quotas: Quotas, commit: Commit) -> Self {
+        DirFactory { backend: Backend::Btrfs(quotas), kind: Some(Kind::Btrfs), commit, prepared: OnceLock::new() }
     }
 
     /// Makes what the pools need, or says why there can be none.
@@ -63,21 +151,26 @@ impl DirFactory {
 
     fn prepared(&self) -> &Result<Prepared, String> {
         self.prepared.get_or_init(|| {
-            let make = || self.kind.map(|kind| LoopFs::new(kind, SIZE)).transpose();
-            Ok(Prepared { shared: make()?, confined: make()?, sitter: Arc::new(Mutex::new(Sitter::start()?)) })
+            let roomy = if self.backend == Backend::Dir { SIZE } else { ROOMY_SIZE };
+            let make = |size| -> Result<_, String> {
+                let made = self.kind.map(|kind| LoopFs::new(kind, size)).transpose()?;
+                made.as_ref().map_or(Ok(()), |made| self.backend.set_up(&made.path()))?;
+                Ok(made)
+            };
+            Ok(Prepared { shared: make(roomy)?, confined: make(SIZE)?, sitter: Arc::new(Mutex::new(Sitter::start()?)) })
         })
     }
 
     fn pool_in(&self, place: PathBuf, confined: bool) -> Result<Box<dyn Pool>> {
         let prepared = self.prepared().as_ref().map_err(unsupported)?;
         let ballast = confined.then(|| place.join("ballast"));
-        Ok(Box::new(DirPool::new(&place, self.commit, ballast, Arc::clone(&prepared.sitter))?))
+        Ok(Box::new(DirPool::new(&place, self.backend, self.commit, ballast, Arc::clone(&prepared.sitter))?))
     }
 }
 
 impl Factory for DirFactory {
     fn scheme(&self) -> &str {
-        "dir"
+        self.backend.scheme()
     }
 
     fn pool(&self) -> Result<Box<dyn Pool>> {
@@ -93,7 +186,7 @@ impl Factory for DirFactory {
     }
 }
 
-/// A process that sits down in a directory when it is told to.
+/// A process that sits down in a directory when it is told to, and takes snapshots of subvolumes.
 #[derive(Debug)]
 struct Sitter {
     child: Child,
@@ -103,7 +196,9 @@ struct Sitter {
 
 impl Sitter {
     fn start() -> Result<Self, String> {
-        let script = "while IFS= read -r directory; do cd -- \"$directory\" && echo there || echo failed; done";
+        let script = "while IFS= read -r directory; do case $directory in \
+             snapshot) IFS= read -r from; IFS= read -r to; btrfs subvolume snapshot -r \"$from\" \"$to\" > /dev/null ;; \
+             *) cd -- \"$directory\" ;; esac && echo there || echo failed; done";
         let mut child = Command::new("sh")
             .args(["-c", script])
             .stdin(Stdio::piped())
@@ -117,8 +212,15 @@ impl Sitter {
     }
 
     fn sit_in(&mut self, directory: &Path) -> io::Result<()> {
-        let mut order = directory.as_os_str().as_bytes().to_vec();
-        order.push(b'\n');
+        self.order(&[directory])
+    }
+
+    fn snapshot(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        self.order(&[Path::new("snapshot"), from, to])
+    }
+
+    fn order(&mut self, lines: &[&Path]) -> io::Result<()> {
+        let order: Vec<u8> = lines.iter().flat_map(|line| [line.as_os_str().as_bytes(), b"\n"].concat()).collect();
         self.orders.write_all(&order)?;
         let mut answer = String::new();
         self.answers.read_line(&mut answer)?;
@@ -146,6 +248,7 @@ impl Drop for Seated {
 #[derive(Debug)]
 struct DirPool {
     folder: Folder,
+    backend: Backend,
     commit: Commit,
     /// Where the file goes that takes space away, if the pool has a space of its own.
     ballast: Option<PathBuf>,
@@ -155,12 +258,12 @@ struct DirPool {
 }
 
 impl DirPool {
-    fn new(place: &Path, commit: Commit, ballast: Option<PathBuf>, sitter: Arc<Mutex<Sitter>>) -> Result<Self> {
+    fn new(place: &Path, backend: Backend, commit: Commit, ballast: Option<PathBuf>, sitter: Arc<Mutex<Sitter>>) -> Result<Self> {
         let folder = Folder::new(place).map_err(|error| failed("cannot make a folder", error))?;
         for part in ["containers", "containers-snapshots"] {
             fs::create_dir(folder.path().join(part)).map_err(|error| failed("cannot make a folder", error))?;
         }
-        Ok(DirPool { folder, commit, ballast, sitter, names: Mutex::default() })
+        Ok(DirPool { folder, backend, commit, ballast, sitter, names: Mutex::default() })
     }
 
     fn path(&self, name: &str, slot: Slot) -> PathBuf {
@@ -175,9 +278,9 @@ impl DirPool {
 
 impl Pool for DirPool {
     fn volume(&self, name: &str) -> Result<Box<dyn RebuildableVolume>> {
-        let volume = DirVolume::open(self.path(name, Slot::Live))?.with_commit(self.commit);
+        let volume = self.backend.open(&self.path(name, Slot::Live), self.commit)?;
         self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
-        Ok(Box::new(volume))
+        Ok(volume)
     }
 
     fn visit(&self, name: &str, slot: Slot, look: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
@@ -187,7 +290,12 @@ impl Pool for DirPool {
     fn snapshot(&self, name: &str, snapshot: &str) -> Result<()> {
         let folder = self.folder.path().join("containers-snapshots").join(name);
         fs::create_dir_all(&folder).map_err(|error| failed("cannot make the folder of the snapshots", error))?;
-        copy(&self.path(name, Slot::Live), &folder.join(snapshot)).map_err(|error| failed("cannot copy the root", error))
+        let root = self.path(name, Slot::Live);
+        if self.backend != Backend::Dir {
+            let mut sitter = self.sitter.lock().unwrap_or_else(PoisonError::into_inner);
+            return sitter.snapshot(&root, &folder.join(snapshot)).map_err(|error| failed("cannot take a snapshot", error));
+        }
+        copy(&root, &folder.join(snapshot)).map_err(|error| failed("cannot copy the root", error))
     }
 
     fn hold(&self, name: &str) -> Result<Held> {
@@ -239,6 +347,25 @@ impl Pool for DirPool {
         }
         left.sort();
         Ok(left)
+    }
+}
+
+#[cfg(feature = "btrfs")]
+impl Drop for DirPool {
+    fn drop(&mut self) {
+        if self.backend == Backend::Dir {
+            return;
+        }
+        // Read-only snapshots do not go with the folder.
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in names.iter() {
+            let Ok(mut volume) = BtrfsVolume::open(self.path(name, Slot::Live)) else { continue };
+            let _lock = volume.lock(&Wait::new(std::time::Duration::from_secs(20), CancelToken::new()));
+            if let Ok(snapshots) = volume.snapshots() {
+                let _ = volume.capture().and_then(|()| volume.purge(&snapshots));
+            }
+            let _ = volume.rename(Slot::Live, Slot::Retired).and_then(|()| volume.discard(Slot::Retired));
+        }
     }
 }
 

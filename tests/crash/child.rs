@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reroot::conformance::fault::{Fault, FaultPoint, Faulty, Primitive, When};
-use reroot::dir::DirVolume;
 use reroot::volume::Commit;
-use reroot::{CancelToken, Event, Image, Phase, Progress, Rebuild, Result, Strategy, Wait, recover};
+use reroot::{CancelToken, Event, Image, Phase, Progress, Rebuild, RebuildableVolume, Result, Strategy, Wait, recover};
+
+use super::common::pools::Backend;
 
 const JOB: &str = "REROOT_CRASH_JOB";
+const BACKEND: &str = "REROOT_CRASH_BACKEND";
 const VOLUME: &str = "REROOT_CRASH_VOLUME";
 const IMAGE: &str = "REROOT_CRASH_IMAGE";
 const POINT: &str = "REROOT_CRASH_POINT";
@@ -45,7 +47,12 @@ impl Job {
     }
 
     /// Does it. The image is not looked at by a recovery.
-    pub(crate) fn run(self, volume: &mut Faulty<DirVolume>, image: &Path, progress: Arc<dyn Progress>) -> Result<()> {
+    pub(crate) fn run(
+        self,
+        volume: &mut Faulty<Box<dyn RebuildableVolume>>,
+        image: &Path,
+        progress: Arc<dyn Progress>,
+    ) -> Result<()> {
         match self {
             Job::Rebuild(strategy, _) => {
                 // A sibling of this process may still hold, until its exec, what the parent had open in the root when it was forked.
@@ -91,7 +98,8 @@ pub(crate) fn run_if_asked() -> Option<i32> {
     let result = (|| -> std::result::Result<(), String> {
         let job = *job.parse().ok().and_then(|index: usize| Job::ALL.get(index)).ok_or("no such job")?;
         let path = std::env::var_os(VOLUME).ok_or("no volume")?;
-        let volume = DirVolume::open(path).map_err(|error| error.report().to_string())?.with_commit(job.commit());
+        let backend = Backend::from_scheme(&std::env::var(BACKEND).unwrap_or_default()).ok_or("no such backend")?;
+        let volume = backend.open(path.as_ref(), job.commit()).map_err(|error| error.report().to_string())?;
         let mut volume = Faulty::new(volume);
         if let Ok(point) = std::env::var(POINT) {
             volume = volume.with_fault(read_point(&point).ok_or("no such point")?, Fault::Kill);
@@ -144,11 +152,17 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) fn start(job: Job, volume: &Path, image: &Path, point: Option<FaultPoint>) -> std::result::Result<Self, String> {
+    pub(crate) fn start(
+        backend: Backend,
+        job: Job,
+        volume: &Path,
+        image: &Path,
+        point: Option<FaultPoint>,
+    ) -> std::result::Result<Self, String> {
         let failed = |error: std::io::Error| format!("cannot start the child: {error}");
         let index = Job::ALL.iter().position(|known| *known == job).ok_or("no such job")?;
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
-        command.env(JOB, index.to_string()).env(VOLUME, volume).env(IMAGE, image);
+        command.env(BACKEND, backend.scheme()).env(JOB, index.to_string()).env(VOLUME, volume).env(IMAGE, image);
         match point {
             Some(point) => command.env(POINT, write_point(point)),
             None => command.env_remove(POINT),

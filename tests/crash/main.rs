@@ -6,17 +6,20 @@
 mod common;
 
 mod child;
+#[cfg(feature = "btrfs")]
+mod nested;
 mod random;
 mod stand;
 mod steps;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use reroot::Strategy;
 use reroot::volume::Commit;
 
 use child::Job;
+use common::pools::Backend;
 use stand::Table;
 
 /// Kills at random moments, by what is killed. More than 200 in all.
@@ -29,6 +32,16 @@ const KILLS: [(&str, Job, usize); 3] = [
 /// Kills children, and enters in the table what they left.
 type Kills = Box<dyn FnOnce(&mut Table) -> Result<(), String> + Send>;
 
+/// What is killed where: the names of its tests begin so, and it gets this share of the random kills.
+fn backends() -> Vec<(&'static str, Backend, usize)> {
+    let mut backends = vec![("", Backend::Dir, 1)];
+    #[cfg(feature = "btrfs")]
+    for (prefix, quotas) in [("btrfs_qgroups::", common::pools::Quotas::Full), ("btrfs_no_quotas::", common::pools::Quotas::Off)] {
+        backends.push((prefix, Backend::Btrfs(quotas), 2));
+    }
+    backends
+}
+
 fn main() {
     if let Some(status) = child::run_if_asked() {
         std::process::exit(status);
@@ -37,23 +50,39 @@ fn main() {
     let tables: Arc<Mutex<Vec<Table>>> = Arc::default();
     let trial = |name: String, run: Kills| {
         let tables = Arc::clone(&tables);
-        Trial::test(name.clone(), move || {
+        Trial::ignorable_test(name.clone(), move || {
             let mut table = Table::new(name);
             let result = run(&mut table);
+            let kills = table.kills();
             tables.lock().unwrap_or_else(PoisonError::into_inner).push(table);
-            result.map_err(Failed::from)
+            match result {
+                // No file system of the kind can be made here.
+                Err(why) if kills == 0 && why.starts_with("not root") && !common::required() => Ok(Completion::ignored_with(why)),
+                result => result.map(|()| Completion::Completed).map_err(Failed::from),
+            }
         })
     };
     let seed = random::seed();
     let mut trials = Vec::new();
-    for (number, (name, job, kills)) in KILLS.into_iter().enumerate() {
-        let seed = seed.wrapping_add(number as u64);
-        trials.push(trial(format!("random::{name}"), Box::new(move |table| random::kill_at_random(job, kills, seed, table))));
+    for (prefix, backend, share) in backends() {
+        for (number, (name, job, kills)) in KILLS.into_iter().enumerate() {
+            let seed = seed.wrapping_add(number as u64);
+            let kills = (kills / share).max(1);
+            let run = Box::new(move |table: &mut Table| random::kill_at_random(backend, job, kills, seed, table));
+            trials.push(trial(format!("{prefix}random::{name}"), run));
+        }
+        for (name, job, _) in KILLS {
+            let run = Box::new(move |table: &mut Table| steps::kill_at_every_step(backend, job, table));
+            trials.push(trial(format!("{prefix}every_step::{name}"), run));
+        }
+        let run = Box::new(move |table: &mut Table| steps::kill_recover_at_every_step(backend, table));
+        trials.push(trial(format!("{prefix}every_step::recover"), run));
     }
-    for (name, job, _) in KILLS {
-        trials.push(trial(format!("every_step::{name}"), Box::new(move |table| steps::kill_at_every_step(job, table))));
+    #[cfg(feature = "btrfs")]
+    for (name, job, kills) in KILLS {
+        let run = Box::new(move |table: &mut Table| nested::kill_with_subvolumes(job, kills / 5, seed, table));
+        trials.push(trial(format!("btrfs::nested::{name}"), run));
     }
-    trials.push(trial("every_step::recover".into(), Box::new(steps::kill_recover_at_every_step)));
     let conclusion = libtest_mimic::run(&arguments, trials);
     println!("seed {seed} (REROOT_SEED repeats it)");
     for table in tables.lock().unwrap_or_else(PoisonError::into_inner).iter() {

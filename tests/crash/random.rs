@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use reroot::Phase;
 
 use super::child::{End, Job, Running};
+use super::common::pools::Backend;
 use super::stand::{Found, Stand, Table, Which};
 
 const ENTRIES: usize = 2000;
@@ -21,9 +22,13 @@ pub(crate) fn seed() -> u64 {
 }
 
 /// Numbers that look random (SplitMix64).
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Random(seed)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -36,7 +41,7 @@ impl Random {
         (self.next() % limit.max(1) as u64) as usize
     }
 
-    fn part_of(&mut self, whole: Duration) -> Duration {
+    pub(crate) fn part_of(&mut self, whole: Duration) -> Duration {
         whole.mul_f64(self.next() as f64 / u64::MAX as f64)
     }
 }
@@ -50,7 +55,7 @@ struct Course {
 /// Lets the job run to its end in a child, and takes the times.
 fn measure(stand: &Stand, job: Job, image: Which) -> Result<Course, String> {
     let begun = Instant::now();
-    let mut running = Running::start(job, &stand.volume_path(), stand.image(image), None)?;
+    let mut running = Running::start(stand.backend, job, &stand.volume_path(), stand.image(image), None)?;
     let mut starts = Vec::new();
     while let Some(phase) = running.next_phase() {
         starts.push((phase, Instant::now()));
@@ -72,7 +77,7 @@ fn kill_somewhere(
     course: &Course,
     random: &mut Random,
 ) -> Result<(End, Option<Phase>), String> {
-    let mut running = Running::start(job, &stand.volume_path(), stand.image(image), None)?;
+    let mut running = Running::start(stand.backend, job, &stand.volume_path(), stand.image(image), None)?;
     if course.phases.is_empty() || random.below(2) == 0 {
         sleep(random.part_of(course.whole));
         return running.kill();
@@ -88,9 +93,9 @@ fn kill_somewhere(
     running.end()
 }
 
-pub(crate) fn kill_at_random(job: Job, kills: usize, seed: u64, table: &mut Table) -> Result<(), String> {
+pub(crate) fn kill_at_random(backend: Backend, job: Job, kills: usize, seed: u64, table: &mut Table) -> Result<(), String> {
     let mut random = Random(seed);
-    let stand = Stand::new(ENTRIES)?;
+    let stand = Stand::new(backend, ENTRIES)?;
     stand.reset(Which::A)?;
     let course = measure(&stand, job, Which::B)?;
     let recovery = Course { whole: course.whole / 3, phases: Vec::new() };

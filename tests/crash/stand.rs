@@ -10,13 +10,13 @@ use std::time::Duration;
 use reroot::conformance::fault::Faulty;
 use reroot::conformance::manifest::{DirectoryTimes, Manifest, ManifestOptions};
 use reroot::conformance::tree::Tree;
-use reroot::dir::DirVolume;
-use reroot::volume::{Names, RootId, Slot};
+use reroot::volume::{Names, Removal, RootId, Slot};
 use reroot::{CancelToken, Event, Progress, RebuildableVolume, RecoverAction, Strategy, Wait, recover};
 
 use super::child::Job;
 use super::common::Folder;
 use super::common::loopfs::{Kind, LoopFs};
+use super::common::pools::Backend;
 
 /// Which of the two images a root was filled from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,7 @@ impl Progress for Silent {
 
 /// A pool with one volume, and two images of some thousand entries in all.
 pub(crate) struct Stand {
+    pub(crate) backend: Backend,
     // Dropped in this order: the folder before the file system it lies on.
     folder: Folder,
     _memory: Option<LoopFs>,
@@ -58,9 +59,14 @@ pub(crate) struct Stand {
 }
 
 impl Stand {
-    pub(crate) fn new(entries: usize) -> Result<Self, String> {
+    pub(crate) fn new(backend: Backend, entries: usize) -> Result<Self, String> {
         // In memory where that can be had: processes are killed here and not machines, so the disk would only make it slower.
-        let memory = LoopFs::new(Kind::Tmpfs, 256).ok();
+        let memory = match backend {
+            Backend::Dir => LoopFs::new(Kind::Tmpfs, 256).ok(),
+            #[cfg(feature = "btrfs")]
+            Backend::Btrfs(_) => Some(LoopFs::new(Kind::Btrfs, 1024)?),
+        };
+        memory.as_ref().map_or(Ok(()), |memory| backend.set_up(&memory.path()))?;
         let place = memory.as_ref().map_or_else(|| "/dev/shm".into(), LoopFs::path);
         let folder = Folder::new(&place).or_else(|_| Folder::new(&std::env::temp_dir())).map_err(|error| error.to_string())?;
         let image = |which: Which| -> Result<_, String> {
@@ -72,7 +78,7 @@ impl Stand {
         };
         let images = [image(Which::A)?, image(Which::B)?];
         fs::create_dir(folder.path().join("pool")).map_err(|error| error.to_string())?;
-        Ok(Stand { folder, _memory: memory, images })
+        Ok(Stand { backend, folder, _memory: memory, images })
     }
 
     fn pool(&self) -> PathBuf {
@@ -83,8 +89,8 @@ impl Stand {
         self.pool().join("c1")
     }
 
-    pub(crate) fn volume(&self, job: Job) -> Result<DirVolume, String> {
-        Ok(DirVolume::open(self.volume_path()).map_err(report)?.with_commit(job.commit()))
+    pub(crate) fn volume(&self, job: Job) -> Result<Box<dyn RebuildableVolume>, String> {
+        self.backend.open(&self.volume_path(), job.commit()).map_err(report)
     }
 
     pub(crate) fn image(&self, which: Which) -> &Path {
@@ -92,7 +98,7 @@ impl Stand {
     }
 
     /// Rebuilds the volume, in this process, and demands that it worked.
-    pub(crate) fn rebuild(&self, job: Job, which: Which) -> Result<Faulty<DirVolume>, String> {
+    pub(crate) fn rebuild(&self, job: Job, which: Which) -> Result<Faulty<Box<dyn RebuildableVolume>>, String> {
         let mut volume = Faulty::new(self.volume(job)?);
         job.run(&mut volume, self.image(which), Arc::new(Silent)).map_err(report)?;
         match self.live()? {
@@ -165,16 +171,17 @@ impl Stand {
         };
         let found = examine().map_err(|why| format!("{why}\n  (there was: {before})"))?;
         // Only while the old root goes and the new one comes, in place.
-        let without = !(before.live || before.staged && before.retired);
+        let atomic = self.volume(job)?.capabilities().removal == Removal::Atomic;
+        let without = !(before.live || before.retired && (before.staged || atomic));
         if (found == Found::NoRoot) != without || (without && !job.is_in_place()) {
             return Err(format!("recover left {found:?}, and there was: {before}"));
         }
         Ok(found)
     }
 
-    fn recovered(&self, job: Job) -> Result<Vec<RecoverAction>, String> {
+    pub(crate) fn recovered(&self, job: Job) -> Result<Vec<RecoverAction>, String> {
         let wait = Wait::new(Duration::from_secs(20), CancelToken::new());
-        Ok(recover(&mut self.volume(job)?, &wait).map_err(report)?.actions)
+        Ok(recover(&mut *self.volume(job)?, &wait).map_err(report)?.actions)
     }
 
     fn root_id(&self, job: Job) -> Result<Option<RootId>, String> {

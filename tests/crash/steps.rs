@@ -7,12 +7,13 @@ use reroot::conformance::fault::{Call, FaultPoint, Primitive, When};
 use reroot::volume::Commit;
 
 use super::child::{End, Job, Running};
+use super::common::pools::Backend;
 use super::stand::{Found, Stand, Table, Which};
 
 const ENTRIES: usize = 100;
 
-pub(crate) fn kill_at_every_step(job: Job, table: &mut Table) -> Result<(), String> {
-    let stand = Stand::new(ENTRIES)?;
+pub(crate) fn kill_at_every_step(backend: Backend, job: Job, table: &mut Table) -> Result<(), String> {
+    let stand = Stand::new(backend, ENTRIES)?;
     stand.reset(Which::A)?;
     let calls = stand.rebuild(job, Which::B)?.calls();
     let mut live = Some(Which::B);
@@ -50,14 +51,14 @@ fn row(call: &Call, point: FaultPoint) -> String {
 
 /// Runs the job towards the other root in a child that kills itself at the point.
 fn kill_at(stand: &Stand, job: Job, old: Which, point: FaultPoint) -> Result<(), String> {
-    match Running::start(job, &stand.volume_path(), stand.image(old.other()), Some(point))?.end()? {
+    match Running::start(stand.backend, job, &stand.volume_path(), stand.image(old.other()), Some(point))?.end()? {
         (End::Killed, _) => Ok(()),
         (End::Done, _) => Err("the child took another way and ended".into()),
     }
 }
 
 /// Kills a rebuild at those steps after which there is something to recover, then the recovery at each of its own.
-pub(crate) fn kill_recover_at_every_step(table: &mut Table) -> Result<(), String> {
+pub(crate) fn kill_recover_at_every_step(backend: Backend, table: &mut Table) -> Result<(), String> {
     let swap = Job::Rebuild(Strategy::Swap, Commit::Exchange);
     let renames = Job::Rebuild(Strategy::Swap, Commit::TwoRenames);
     let in_place = Job::Rebuild(Strategy::InPlace, Commit::Exchange);
@@ -70,7 +71,7 @@ pub(crate) fn kill_recover_at_every_step(table: &mut Table) -> Result<(), String
         ("in place, old root retired", in_place, FaultPoint::new(Primitive::Rename, 1, When::After)),
         ("in place, new root staged", in_place, FaultPoint::new(Primitive::Seal, 1, When::After)),
     ];
-    let stand = Stand::new(ENTRIES)?;
+    let stand = Stand::new(backend, ENTRIES)?;
     for (situation, job, interruption) in situations {
         let interrupt = || -> Result<(), String> {
             stand.reset(Which::A)?;

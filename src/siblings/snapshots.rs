@@ -1,7 +1,7 @@
-//! Snapshots of a directory volume: directories in a directory.
+//! Snapshots that lie in a folder of their own, as LXD lays them out.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -12,19 +12,21 @@ use nix::sys::stat::{Mode, SFlag, fstatat};
 use super::{NAME_MAX, RESERVED, RETIRED};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::call::retry;
-use crate::sys::remove::remove_tree;
 use crate::sys::rename;
 use crate::sys::walk::{EntryType, Order, Walk};
 use crate::text::Escaped;
 use crate::volume::{Snapshot, SnapshotOwner, Tidied};
 
+/// Removes the directory of this name, if it exists, with all that is in it.
+pub(crate) type Remove<'a> = dyn FnMut(BorrowedFd<'_>, &OsStr) -> Result<()> + 'a;
+
 /// The directory that holds the snapshots of one volume; it need not exist.
 #[derive(Debug)]
-pub(super) struct SnapshotsDir(Option<PathBuf>);
+pub(crate) struct SnapshotsDir(Option<PathBuf>);
 
 impl SnapshotsDir {
     /// Where LXD keeps the snapshots of the volume at `path`. A volume in the file system's top directory has none.
-    pub(super) fn beside(path: &Path) -> Self {
+    pub(crate) fn beside(path: &Path) -> Self {
         let place = || {
             let folder = path.parent()?;
             let mut siblings = folder.file_name()?.to_owned();
@@ -34,12 +36,12 @@ impl SnapshotsDir {
         SnapshotsDir(place())
     }
 
-    pub(super) fn at(path: PathBuf) -> Self {
+    pub(crate) fn at(path: PathBuf) -> Self {
         SnapshotsDir(Some(std::path::absolute(&path).unwrap_or(path)))
     }
 
     /// The snapshots, by name.
-    pub(super) fn list(&self) -> Result<Vec<Snapshot>> {
+    pub(crate) fn list(&self) -> Result<Vec<Snapshot>> {
         const OPERATION: &str = "list the snapshots";
         let Some(dir) = self.open(OPERATION)? else { return Ok(Vec::new()) };
         let names = self.directories(dir, OPERATION)?;
@@ -48,16 +50,9 @@ impl SnapshotsDir {
     }
 
     /// Renames each snapshot away, so that what is left of it under its own name is whole, and removes them then.
-    pub(super) fn purge(&self, snapshots: &[Snapshot]) -> Result<()> {
+    pub(crate) fn purge(&self, snapshots: &[Snapshot], remove: &mut Remove<'_>) -> Result<()> {
         const OPERATION: &str = "purge the snapshots";
-        for snapshot in snapshots {
-            let name = snapshot.name.as_bytes();
-            let reserved = RESERVED.iter().any(|suffix| name.ends_with(suffix.as_bytes()));
-            if matches!(name, b"" | b"." | b"..") || name.iter().any(|byte| b"/\0".contains(byte)) || reserved {
-                return Err(Error::new(ErrorKind::InvalidInput, OPERATION, "that is no name of a snapshot")
-                    .with_context("snapshot", snapshot));
-            }
-        }
+        check_names(snapshots, OPERATION)?;
         let Some(dir) = self.open(OPERATION)? else { return Ok(()) };
         let mut retired = Vec::new();
         for snapshot in snapshots {
@@ -76,7 +71,7 @@ impl SnapshotsDir {
             let renamed = match rename::no_replace(dir.as_fd(), &snapshot.name, &name) {
                 // Left by an earlier purge, or by one of this call whose name begins alike.
                 Err(Errno::EEXIST) => {
-                    remove_tree(dir.as_fd(), &name)?;
+                    remove(dir.as_fd(), &name)?;
                     rename::no_replace(dir.as_fd(), &snapshot.name, &name)
                 }
                 result => result,
@@ -90,23 +85,23 @@ impl SnapshotsDir {
         if !retired.is_empty() {
             rename::sync_directory(dir.as_fd()).map_err(|error| Error::io(OPERATION, "cannot make the renames durable", error))?;
         }
-        retired.iter().try_for_each(|name| remove_tree(dir.as_fd(), name).map(drop))
+        retired.iter().try_for_each(|name| remove(dir.as_fd(), name))
     }
 
     /// Removes what an interrupted purge left.
-    pub(super) fn tidy(&self) -> Result<Tidied> {
+    pub(crate) fn tidy(&self, remove: &mut Remove<'_>) -> Result<Tidied> {
         const OPERATION: &str = "tidy up after a purge";
         let Some(dir) = self.open(OPERATION)? else { return Ok(Tidied::Nothing) };
         let again = dir.try_clone().map_err(|error| Error::io(OPERATION, "cannot keep the directory open", error))?;
         let mut tidied = Tidied::Nothing;
         for name in self.directories(again, OPERATION)?.iter().filter(|name| is_retired(name)) {
-            remove_tree(dir.as_fd(), name)?;
+            remove(dir.as_fd(), name)?;
             tidied = Tidied::Something;
         }
         Ok(tidied)
     }
 
-    fn open(&self, operation: &'static str) -> Result<Option<OwnedFd>> {
+    pub(crate) fn open(&self, operation: &'static str) -> Result<Option<OwnedFd>> {
         let Some(path) = &self.0 else { return Ok(None) };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         match retry(|| open(path, flags, Mode::empty())) {
@@ -142,6 +137,20 @@ impl SnapshotsDir {
         names.sort();
         Ok(names)
     }
+}
+
+/// Refuses what no snapshot can be called.
+pub(crate) fn check_names(snapshots: &[Snapshot], operation: &'static str) -> Result<()> {
+    for snapshot in snapshots {
+        let name = snapshot.name.as_bytes();
+        let reserved = RESERVED.iter().any(|suffix| name.ends_with(suffix.as_bytes()));
+        if matches!(name, b"" | b"." | b"..") || name.iter().any(|byte| b"/\0".contains(byte)) || reserved {
+            return Err(
+                Error::new(ErrorKind::InvalidInput, operation, "that is no name of a snapshot").with_context("snapshot", snapshot)
+            );
+        }
+    }
+    Ok(())
 }
 
 fn is_retired(name: &OsStr) -> bool {

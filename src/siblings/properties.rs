@@ -15,13 +15,13 @@ use crate::text::Escaped;
 use crate::volume::Warning;
 
 /// Where the record of the image is kept, the trusted one first: only root can write that.
-pub(super) const RECORDS: [&CStr; 2] = [c"trusted.reroot.image", c"user.reroot.image"];
+pub(crate) const RECORDS: [&CStr; 2] = [c"trusted.reroot.image", c"user.reroot.image"];
 
 /// Those of [`RECORDS`] that the caller may believe.
 ///
 /// Who has root in the container owns the root directory and can set its user attributes. Whoever could have set the trusted one therefore
 /// reads no other; an ordinary user, or root in a user namespace, has nothing better.
-pub(super) fn believable_records() -> &'static [&'static CStr] {
+pub(crate) fn believable_records() -> &'static [&'static CStr] {
     const INITIAL_NAMESPACE: [&str; 3] = ["0", "0", "4294967295"];
     let initial = std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.split_whitespace().eq(INITIAL_NAMESPACE));
     if geteuid().is_root() && initial { &RECORDS[..1] } else { &RECORDS }
@@ -37,7 +37,7 @@ const DEFAULT_MODE: u32 = 0o755;
 
 /// The properties of a live root.
 #[derive(Debug)]
-pub(super) struct Properties {
+pub(crate) struct Properties {
     uid: u32,
     gid: u32,
     mode: u32,
@@ -50,7 +50,7 @@ pub(super) struct Properties {
 }
 
 impl Properties {
-    pub(super) fn capture(root: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(crate) fn capture(root: BorrowedFd<'_>) -> io::Result<Self> {
         let stat = fstat(root)?;
         let mut xattrs = Vec::new();
         let mut unreadable = Vec::new();
@@ -84,7 +84,7 @@ fn is_property(name: &CStr) -> bool {
 }
 
 /// Readies a new directory for filling: closed to others, without what its parent bequeathed, under the limits of the live root.
-pub(super) fn prepare(root: BorrowedFd<'_>, captured: Option<&Properties>) -> io::Result<Vec<Warning>> {
+pub(crate) fn prepare(root: BorrowedFd<'_>, captured: Option<&Properties>) -> io::Result<Vec<Warning>> {
     let mut warnings = Vec::new();
     for acl in [DEFAULT_ACL, ACCESS_ACL] {
         xattr::remove(Target::Fd(root), acl)?;
@@ -117,7 +117,7 @@ pub(super) fn prepare(root: BorrowedFd<'_>, captured: Option<&Properties>) -> io
 }
 
 /// Gives a filled directory the captured properties, or what is still missing of the defaults, and the record.
-pub(super) fn apply(root: BorrowedFd<'_>, captured: Option<&Properties>, record: &ImageRecord) -> io::Result<Vec<Warning>> {
+pub(crate) fn apply(root: BorrowedFd<'_>, captured: Option<&Properties>, record: &ImageRecord) -> io::Result<Vec<Warning>> {
     let mut warnings = Vec::new();
     let stat = fstat(root)?;
     let found = stat.st_mode & 0o7777;
