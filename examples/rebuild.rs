@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use clap::error::ErrorKind as ClapError;
 use clap::{CommandFactory, Parser, ValueEnum};
+use reroot::base::BaseOptions;
 use reroot::{
-    ByteSize, Error, ErrorKind, IdMap, IdShift, Image, Rebuild, RebuildableVolume, Result, Sha256, SnapshotPolicy, Strategy,
+    ByteSize, CancelToken, Dispose, Error, ErrorKind, IdMap, IdShift, Image, Rebuild, RebuildableVolume, Result, Sha256,
+    SnapshotPolicy, Strategy, Wait,
 };
 
 /// Replaces the root volume of an instance by a fresh copy of an image.
@@ -37,6 +39,18 @@ struct Arguments {
     /// Make the root an empty directory.
     #[arg(long)]
     empty: bool,
+
+    /// Go through the base of the image: a root made once from it, of which the new root becomes a clone. A missing one is made.
+    #[arg(long, conflicts_with = "empty")]
+    base: bool,
+
+    /// With --base: the pool where it is kept, like btrfs:/srv/pool. Without it: that of the volume, two folders up.
+    #[arg(long, value_name = "POOL", requires = "base")]
+    pool: Option<String>,
+
+    /// Leave the old root to the next rebuild, or to recover.
+    #[arg(long)]
+    detach: bool,
 
     /// What becomes of the volume's snapshots.
     #[arg(long, value_enum, default_value_t = Snapshots::Refuse)]
@@ -165,7 +179,15 @@ fn rebuild(arguments: &Arguments, output: cli::Output) -> Result<()> {
     let image = open_image(arguments, &*volume)?;
     let bar = Arc::new(cli::Bar::new());
     let patience = Duration::from_secs(arguments.wait.into());
-    let mut rebuild = Rebuild::new(image).lock_wait(patience).busy_wait(patience).cancel(cancel);
+    let shift = match &arguments.subids {
+        Some(user) => Some(IdShift::new(subids("/etc/subuid", user)?, subids("/etc/subgid", user)?)),
+        None => None,
+    };
+    let (source, shift) = match arguments.base {
+        true => (through_base(image, shift, arguments, output, &bar, &cancel)?, None),
+        false => (Rebuild::new(image), shift),
+    };
+    let mut rebuild = source.lock_wait(patience).busy_wait(patience).cancel(cancel);
     rebuild = rebuild.snapshots(match arguments.snapshots {
         Snapshots::Refuse => SnapshotPolicy::Refuse,
         Snapshots::Purge => SnapshotPolicy::Purge,
@@ -181,8 +203,11 @@ fn rebuild(arguments: &Arguments, output: cli::Output) -> Result<()> {
     if let Some(size) = arguments.max_size {
         rebuild = rebuild.max_size(size);
     }
-    if let Some(user) = &arguments.subids {
-        rebuild = rebuild.shift(IdShift::new(subids("/etc/subuid", user)?, subids("/etc/subgid", user)?));
+    if let Some(shift) = shift {
+        rebuild = rebuild.shift(shift);
+    }
+    if arguments.detach {
+        rebuild = rebuild.dispose(Dispose::Detach);
     }
     if arguments.dry_run {
         output.show(&rebuild.plan(&*volume)?);
@@ -195,6 +220,35 @@ fn rebuild(arguments: &Arguments, output: cli::Output) -> Result<()> {
     bar.finish();
     output.show(&result?);
     Ok(())
+}
+
+/// A rebuild from the base of `image`, which is made if there is none; only to look, from the image then.
+fn through_base(
+    image: Image,
+    shift: Option<IdShift>,
+    arguments: &Arguments,
+    output: cli::Output,
+    bar: &Arc<cli::Bar>,
+    cancel: &CancelToken,
+) -> Result<Rebuild> {
+    let bases = match &arguments.pool {
+        Some(pool) => cli::open_pool(pool)?,
+        None => cli::open_pool(&cli::pool_of(arguments.words().1)?)?,
+    };
+    let mut options = BaseOptions::default().with_cancel(cancel.clone());
+    options.shift.clone_from(&shift);
+    if output == cli::Output::Text {
+        options = options.with_progress(bar.clone());
+    }
+    if arguments.dry_run {
+        let name = bases.name_of(&image, &options)?;
+        return Ok(match (bases.find(&name, &Wait::new(Duration::ZERO, cancel.clone()))?, shift) {
+            (Some(base), _) => Rebuild::from_base(&base),
+            (None, Some(shift)) => Rebuild::new(image).shift(shift),
+            (None, None) => Rebuild::new(image),
+        });
+    }
+    bases.ensure(image, &options).map(|base| Rebuild::from_base(&base))
 }
 
 fn open_image(arguments: &Arguments, volume: &dyn RebuildableVolume) -> Result<Image> {

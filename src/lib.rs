@@ -71,6 +71,9 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("reroot is for Linux");
 
+#[cfg(feature = "tar")]
+pub mod base;
+mod base_name;
 #[cfg(feature = "btrfs")]
 pub mod btrfs;
 #[cfg(feature = "conformance")]
@@ -93,6 +96,10 @@ mod trace;
 pub mod unpack;
 pub mod volume;
 
+#[cfg(feature = "tar")]
+#[doc(inline)]
+pub use base::{Base, Bases};
+pub use base_name::BaseName;
 pub use digest::Sha256;
 #[doc(inline)]
 pub use error::{Error, ErrorKind, Outcome, Result, Space};
@@ -101,7 +108,7 @@ pub use image::Image;
 pub use progress::{CancelToken, Event, Phase, Progress, Wait};
 #[doc(inline)]
 pub use rebuild::{Dispose, Plan, Rebuild, RecoverAction, Recovery, Report, SnapshotPolicy, Strategy, recover};
-pub use record::{ImageRecord, Origin};
+pub use record::{Contents, ImageRecord, Origin};
 pub use size::ByteSize;
 pub use sys::lock::FileLock;
 #[cfg(feature = "tar")]

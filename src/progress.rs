@@ -137,6 +137,12 @@ impl Wait {
         Wait { deadline, cancel }
     }
 
+    /// What is left of the time.
+    #[cfg(feature = "tar")]
+    pub(crate) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
     /// Sleeps a little, at most `step`. `Ok(false)` once the deadline has passed.
     ///
     /// # Errors

@@ -1,14 +1,19 @@
 //! What a root was filled from, stored with it by the backend.
 
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar"))]
+use std::ffi::CStr;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::base_name::BaseName;
 use crate::digest::Sha256;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Layout;
+use crate::size::ByteSize;
 use crate::text::{Escaped, percent_decode};
 
 /// What filled a root, so that it can be rebuilt from its original image.
@@ -29,6 +34,23 @@ pub struct ImageRecord {
     pub layout: Layout,
     /// When the root was sealed, to the second.
     pub time: SystemTime,
+    /// The base that the root was made from, if it was.
+    pub base: Option<BaseName>,
+    /// What the root held when it was sealed: of a base, to verify it by.
+    pub contents: Option<Contents>,
+}
+
+/// What a tree holds, all but its root directory's own metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Contents {
+    /// A digest of all names, kinds, owners, modes, times of change, attributes and data.
+    pub digest: Sha256,
+    /// The number of entries.
+    pub entries: u64,
+    /// File data, holes not counted.
+    pub bytes: ByteSize,
 }
 
 /// Where an image came from.
@@ -64,13 +86,25 @@ impl fmt::Display for Origin {
     }
 }
 
+/// The attributes of a root directory that hold its record where it has no better place, the trusted one first: only root can write that.
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar"))]
+pub(crate) const ATTRIBUTES: [&CStr; 2] = [c"trusted.reroot.image", c"user.reroot.image"];
+
 const HEADER: &[u8] = b"reroot 1";
 
 impl ImageRecord {
     /// A record without a digest, of now.
     pub fn new(origin: Origin) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        ImageRecord { origin, digest: None, strip: None, layout: Layout::Detect, time: UNIX_EPOCH + Duration::from_secs(now) }
+        ImageRecord {
+            origin,
+            digest: None,
+            strip: None,
+            layout: Layout::Detect,
+            time: UNIX_EPOCH + Duration::from_secs(now),
+            base: None,
+            contents: None,
+        }
     }
 
     /// Sets [`ImageRecord::digest`].
@@ -91,6 +125,20 @@ impl ImageRecord {
     #[must_use]
     pub fn with_layout(mut self, layout: Layout) -> Self {
         self.layout = layout;
+        self
+    }
+
+    /// Sets [`ImageRecord::base`].
+    #[must_use]
+    pub fn with_base(mut self, base: BaseName) -> Self {
+        self.base = Some(base);
+        self
+    }
+
+    /// Sets [`ImageRecord::contents`].
+    #[must_use]
+    pub fn with_contents(mut self, contents: Contents) -> Self {
+        self.contents = Some(contents);
         self
     }
 
@@ -130,6 +178,14 @@ impl ImageRecord {
         }
         let seconds = self.time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         line("time", seconds.to_string().as_bytes());
+        if let Some(base) = &self.base {
+            line("base", base.to_string().as_bytes());
+        }
+        if let Some(contents) = &self.contents {
+            line("tree", contents.digest.to_string().as_bytes());
+            line("entries", contents.entries.to_string().as_bytes());
+            line("bytes", contents.bytes.bytes().to_string().as_bytes());
+        }
         out.push(b'\n');
         out
     }
@@ -146,6 +202,7 @@ impl ImageRecord {
         }
         let mut record = ImageRecord { time: UNIX_EPOCH, ..ImageRecord::new(Origin::Empty) };
         let (mut origin, mut metadata, mut rootfs) = (None, None, None);
+        let (mut tree, mut entries, mut size) = (None, None, None);
         for line in lines.filter(|line| !line.is_empty()) {
             let equals = line.iter().position(|&byte| byte == b'=').ok_or_else(|| invalid("a line has no value"))?;
             let value = percent_decode(&line[equals + 1..]).ok_or_else(|| invalid("an escape is malformed"))?;
@@ -166,6 +223,10 @@ impl ImageRecord {
                     let hex = std::str::from_utf8(&value).map_err(|_| invalid("the digest is not hexadecimal"))?;
                     record.digest = Some(hex.parse()?);
                 }
+                b"base" => record.base = Some(text(&value).ok_or_else(|| invalid("the name of the base is malformed"))?),
+                b"tree" => tree = Some(text(&value).ok_or_else(|| invalid("the digest of the tree is malformed"))?),
+                b"entries" => entries = Some(text(&value).ok_or_else(|| invalid("the number of entries is malformed"))?),
+                b"bytes" => size = Some(text(&value).ok_or_else(|| invalid("the number of bytes is malformed"))?),
                 b"strip" => record.strip = Some(OsString::from_vec(value).into()),
                 b"time" => {
                     let seconds = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
@@ -177,9 +238,16 @@ impl ImageRecord {
             }
         }
         let split = metadata.zip(rootfs).map(|(metadata, rootfs)| Origin::Split { metadata, rootfs });
+        if let (Some(digest), Some(entries), Some(bytes)) = (tree, entries, size) {
+            record.contents = Some(Contents { digest, entries, bytes: ByteSize::from_bytes(bytes) });
+        }
         record.origin = origin.or(split).ok_or_else(|| invalid("it names no image"))?;
         Ok(record)
     }
+}
+
+fn text<T: FromStr>(value: &[u8]) -> Option<T> {
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 #[cfg(feature = "serde")]
@@ -194,13 +262,15 @@ impl serde::Serialize for ImageRecord {
         };
         let strip = self.strip.as_deref().map(|strip| Escaped::from(strip).to_string());
         let time = self.time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let mut state = serializer.serialize_struct("ImageRecord", 6)?;
+        let mut state = serializer.serialize_struct("ImageRecord", 8)?;
         state.serialize_field("origin", origin)?;
         state.serialize_field("name", &self.origin.to_string())?;
         state.serialize_field("sha256", &self.digest)?;
         state.serialize_field("strip", &strip)?;
         state.serialize_field("layout", &self.layout)?;
         state.serialize_field("time", &time)?;
+        state.serialize_field("base", &self.base)?;
+        state.serialize_field("contents", &self.contents)?;
         state.end()
     }
 }
@@ -225,6 +295,9 @@ mod tests {
         let split = Origin::Split { metadata: "/i/meta.tar.xz".into(), rootfs: "/i/root\n.squashfs".into() };
         same(&ImageRecord::new(split).with_layout(Layout::Root));
         same(&ImageRecord::new(Origin::Stream("standard input\n".into())));
+        let digest = Sha256::from_bytes([0x1f; 32]);
+        let contents = Contents { digest, entries: 7, bytes: ByteSize::mib(3) };
+        same(&ImageRecord::new(Origin::File("/i".into())).with_base(BaseName::new(digest)).with_contents(contents));
     }
 
     #[test]

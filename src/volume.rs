@@ -4,6 +4,7 @@
 //! once, above it, in [`Rebuild`](crate::Rebuild). Anyone can write another backend: implement the trait, then run the suite of the
 //! `conformance` feature on it.
 
+mod pool;
 mod values;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use crate::progress::Wait;
 use crate::record::ImageRecord;
 use crate::size::ByteSize;
 
+pub use self::pool::BasePool;
 pub use self::values::*;
 
 /// A named root volume on one backend.
@@ -106,16 +108,18 @@ pub trait RebuildableVolume: fmt::Debug + Send {
         Ok(())
     }
 
-    /// Makes a new, empty staged root and returns its directory, open for filling.
+    /// Makes a new staged root and returns its directory, open for filling: an empty one, or a clone of the base that `spec` names.
     ///
     /// - Requires that no staged root exists. Fails with [`ErrorKind::AlreadyExists`] if one does, and leaves it alone.
     /// - Limits are set before this returns, so before the first byte.
-    /// - The directory is empty and no one but its owner can enter it. Properties that would change what is made inside it (a
+    /// - An empty directory no one but its owner can enter. Properties that would change what is made inside it (a
     ///   default ACL, say) wait for [`seal`](Self::seal).
+    /// - A clone holds all that the base holds and is complete: the caller adds nothing to it.
     /// - The caller closes the descriptor before the next call on the volume.
     ///
     /// # Errors
-    /// On any error no staged root is left, or one that [`discard`](Self::discard) removes.
+    /// [`ErrorKind::NoSpace`] if the limits are too low for what the base holds; [`ErrorKind::NotFound`] and [`ErrorKind::Unsupported`] if there is no such
+    /// base, or none that this volume could be cloned from. On any error no staged root is left, or one that [`discard`](Self::discard) removes.
     fn stage(&mut self, spec: &StageSpec) -> Result<OwnedFd>;
 
     /// Makes the staged root larger while it is being filled; returns its new size, which may be rounded up.
@@ -131,7 +135,8 @@ pub trait RebuildableVolume: fmt::Debug + Send {
 
     /// Finishes the staged root: applies the captured properties, records the image with it, and makes it durable.
     ///
-    /// - After `Ok` the staged root would survive a loss of power, complete.
+    /// - After `Ok` the staged root would survive a loss of power, complete. A clone may leave the wait for that to the rename or exchange that
+    ///   follows, if the two can only survive together.
     /// - With `root` [`RootMetadata::Keep`], the owner, mode, ACLs and extended attributes of the root directory become those that were
     ///   captured; with [`RootMetadata::FromImage`] (there was no live root) they stay as the image set them.
     /// - The record moves with the root in [`rename`](Self::rename) and [`exchange`](Self::exchange). A record that cannot be stored is
@@ -219,12 +224,12 @@ pub struct VolumeLock {
     _guard: Box<dyn Guard>,
 }
 
-trait Guard: fmt::Debug + Send {}
-impl<T: fmt::Debug + Send> Guard for T {}
+trait Guard: fmt::Debug + Send + Sync {}
+impl<T: fmt::Debug + Send + Sync> Guard for T {}
 
 impl VolumeLock {
     /// A lock that is released when `guard` is dropped.
-    pub fn new(guard: impl fmt::Debug + Send + 'static) -> Self {
+    pub fn new(guard: impl fmt::Debug + Send + Sync + 'static) -> Self {
         VolumeLock { _guard: Box::new(guard) }
     }
 }

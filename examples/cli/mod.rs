@@ -10,6 +10,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+#[cfg(feature = "tar")]
+use reroot::Bases;
+#[cfg(feature = "tar")]
+use reroot::dir::DirBases;
 use reroot::dir::DirVolume;
 use reroot::{CancelToken, Error, ErrorKind, Event, Outcome, Phase, Progress, RebuildableVolume, Result};
 
@@ -41,6 +45,32 @@ pub(crate) fn open_volume(spec: &str) -> Result<Box<dyn RebuildableVolume>> {
         None => Err(Error::new(ErrorKind::InvalidInput, "open the volume", format!("{spec:?} names no backend"))
             .with_remedy(format!("write dir:{spec}"))),
     }
+}
+
+/// Opens the bases of `dir:/srv/pool`, `btrfs:/srv/pool`, and the like.
+#[cfg(feature = "tar")]
+pub(crate) fn open_pool(spec: &str) -> Result<Bases> {
+    let invalid =
+        |message| Err(Error::new(ErrorKind::InvalidInput, "open the pool", message).with_remedy("write it like dir:/srv/pool"));
+    match spec.split_once(':') {
+        Some(("dir", path)) => Ok(Bases::new(DirBases::open(Path::new(path))?)),
+        #[cfg(feature = "btrfs")]
+        Some(("btrfs", path)) => Ok(Bases::new(reroot::btrfs::BtrfsBases::open(Path::new(path))?)),
+        #[cfg(not(feature = "btrfs"))]
+        Some(("btrfs", _)) => Err(Error::new(ErrorKind::Unsupported, "open the pool", "this program was built without btrfs")
+            .with_remedy("build it with --features btrfs")),
+        Some((scheme, _)) => invalid(format!("there is no backend {scheme:?}")),
+        None => invalid(format!("{spec:?} names no backend")),
+    }
+}
+
+/// The pool of a volume: the folder of the folder it lies in.
+#[cfg(feature = "tar")]
+pub(crate) fn pool_of(volume: &str) -> Result<String> {
+    let (scheme, path) = volume.split_once(':').unwrap_or(("", volume));
+    let path = std::path::absolute(path).map_err(|error| Error::io("find the pool", "there is no current directory", error))?;
+    let folder = path.parent().unwrap_or(&path);
+    Ok(format!("{scheme}:{}", folder.parent().unwrap_or(folder).display()))
 }
 
 /// The exit status that tells a script what happened to the volume.

@@ -6,6 +6,8 @@
 //!
 //! All is done by ioctls: neither the command `btrfs` nor a C library is needed.
 
+mod bases;
+mod clone;
 mod dispose;
 mod foreign;
 mod nested;
@@ -18,6 +20,7 @@ use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{fstat, fstatat};
 
+pub use self::bases::BtrfsBases;
 pub use self::quota::{Quota, QuotaPolicy};
 
 use self::foreign::Foreign;
@@ -26,15 +29,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Wait;
 use crate::record::ImageRecord;
 use crate::siblings::snapshots::SnapshotsDir;
-use crate::siblings::{Siblings, Staging};
+use crate::siblings::{Siblings, Staging, Start};
 use crate::size::ByteSize;
 use crate::sys::btrfs::subvolume::{self, Access};
 use crate::sys::btrfs::{self, Refused, Uuid, lookup, tree};
 use crate::sys::holders::Tables;
 use crate::text::Escaped;
 use crate::volume::{
-    Capabilities, Commit, Holder, Names, RebuildableVolume, Reclaiming, Removal, RootId, RootMetadata, Sizing, Slot, Snapshot,
-    SnapshotSupport, StageSpec, Tidied, Usage, UsageDetail, VolumeId, VolumeLock, Warning,
+    Capabilities, Cloning, Commit, Holder, Names, RebuildableVolume, Reclaiming, Removal, RootId, RootMetadata, Sizing, Slot,
+    Snapshot, SnapshotSupport, StageSpec, Tidied, Usage, UsageDetail, VolumeId, VolumeLock, Warning,
 };
 
 /// The inode number of every subvolume's top directory.
@@ -67,6 +70,7 @@ pub struct BtrfsVolume {
     commit: Commit,
     quota_policy: QuotaPolicy,
     read_only: ReadOnlyPolicy,
+    role: Role,
     staging: Staging,
     kept: Kept,
     access: Access,
@@ -87,6 +91,15 @@ pub enum ReadOnlyPolicy {
     Keep,
     /// The new root can be written to.
     Clear,
+}
+
+/// What a volume is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The root of an instance.
+    Volume,
+    /// To be cloned: it is read-only once it is sealed.
+    Base,
 }
 
 impl BtrfsVolume {
@@ -117,6 +130,7 @@ impl BtrfsVolume {
             commit: Commit::Exchange,
             quota_policy: QuotaPolicy::default(),
             read_only: ReadOnlyPolicy::default(),
+            role: Role::Volume,
             staging: Staging::default(),
             kept: Kept::Nothing,
             access: Access::ReadWrite,
@@ -240,6 +254,7 @@ impl RebuildableVolume for BtrfsVolume {
             .with_removal(Removal::Atomic)
             .with_snapshots(SnapshotSupport::Independent)
             .with_sizing(Sizing::Growable)
+            .with_cloning(Cloning::Instant)
     }
 
     fn lock(&self, wait: &Wait) -> Result<VolumeLock> {
@@ -322,15 +337,24 @@ impl RebuildableVolume for BtrfsVolume {
             Kept::Group(group) => Some(group.parents.as_slice()),
             _ => None,
         };
+        let base = spec.base.as_ref().map(|base| self.open_base(base, OPERATION)).transpose()?;
+        let start = if base.is_some() { Start::Clone } else { Start::Empty };
         let mut staging = std::mem::take(&mut self.staging);
         let staged = staging.stage(
             &self.place,
-            |parent, name| subvolume::create(parent, name, parents).map_err(|refused| refused.errno),
+            start,
+            |parent, name| {
+                let made = match &base {
+                    Some(base) => subvolume::snapshot(base.as_fd(), parent, name, Access::ReadWrite, parents),
+                    None => subvolume::create(parent, name, parents),
+                };
+                made.map_err(|refused| refused.errno)
+            },
             |root, warnings| self.limit(root, spec, warnings),
             |parent, name| subvolume::destroy(parent, name).map_err(|refused| refused.errno),
         );
         self.staging = staging;
-        staged
+        if base.is_some() { staged.map_err(Self::explain_clone) } else { staged }
     }
 
     fn grow(&mut self, to: ByteSize) -> Result<ByteSize> {
@@ -343,11 +367,12 @@ impl RebuildableVolume for BtrfsVolume {
 
     fn seal(&mut self, record: &ImageRecord, root: RootMetadata) -> Result<Vec<Warning>> {
         const OPERATION: &str = "seal the staged root";
-        let read_only = root == RootMetadata::Keep && self.access == Access::ReadOnly && self.read_only == ReadOnlyPolicy::Keep;
+        let kept = root == RootMetadata::Keep && self.access == Access::ReadOnly && self.read_only == ReadOnlyPolicy::Keep;
+        let read_only = kept || self.role == Role::Base;
         let mut staging = std::mem::take(&mut self.staging);
         let sealed = staging.seal(&self.place, record, root, |root, _| match read_only {
             true => subvolume::set_access(root, Access::ReadOnly)
-                .map_err(|refused| self.refusal(OPERATION, "cannot make it read-only as the old root was", refused)),
+                .map_err(|refused| self.refusal(OPERATION, "cannot make it read-only", refused)),
             false => Ok(()),
         });
         self.staging = staging;

@@ -157,7 +157,7 @@ impl BtrfsVolume {
         Ok(())
     }
 
-    /// Gives an empty staged root its limits.
+    /// Gives a new staged root its limits.
     pub(super) fn limit(&self, root: BorrowedFd<'_>, spec: &StageSpec, warnings: &mut Vec<Warning>) -> Result<()> {
         const OPERATION: &str = "limit the staged root";
         let kept = match &self.kept {
@@ -171,10 +171,14 @@ impl BtrfsVolume {
             Kept::Nothing => Limits::default(),
         };
         let limits = spec.size.map_or(kept, |size| at_least(kept, size));
+        if spec.base.is_some() {
+            self.warn_of_clone(warnings);
+        }
         if limits == Limits::default() {
             return Ok(());
         }
-        self.set_limits(root, limits, OPERATION)
+        self.set_limits(root, limits, OPERATION)?;
+        if spec.base.is_some() { self.check_clone(root, limits, OPERATION) } else { Ok(()) }
     }
 
     fn set_limits(&self, root: BorrowedFd<'_>, limits: Limits, operation: &'static str) -> Result<()> {

@@ -3,17 +3,21 @@
 //! A volume is a directory. Its staged and retired roots and its lock lie beside it, as `c1.reroot-staged`, `c1.reroot-retired` and
 //! `c1.reroot-lock`; names with these endings are reserved.
 
+mod bases;
+
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+pub use self::bases::DirBases;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Wait;
 use crate::record::ImageRecord;
 use crate::siblings::snapshots::SnapshotsDir;
-use crate::siblings::{Siblings, Staging};
+use crate::siblings::{Siblings, Staging, Start};
 use crate::sys::remove::remove_tree;
 use crate::volume::{
     Capabilities, Commit, Holder, Names, RebuildableVolume, Removal, RootId, RootMetadata, Sizing, Slot, Snapshot, SnapshotSupport,
@@ -138,7 +142,7 @@ impl RebuildableVolume for DirVolume {
         }
         let make = |parent: BorrowedFd<'_>, name: &_| mkdirat(parent, name, Mode::S_IRWXU);
         let unmake = |parent: BorrowedFd<'_>, name: &_| unlinkat(parent, name, UnlinkatFlags::RemoveDir);
-        self.staging.stage(&self.place, make, |_, _| Ok(()), unmake)
+        self.staging.stage(&self.place, Start::Empty, make, |_, _| Ok(()), unmake)
     }
 
     fn seal(&mut self, record: &ImageRecord, root: RootMetadata) -> Result<Vec<Warning>> {

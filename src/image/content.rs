@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 #[cfg(feature = "squashfs")]
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use super::base::BaseRoot;
 #[cfg(feature = "squashfs")]
 use super::format::PEEK;
 use super::layout::Layout;
@@ -27,7 +29,7 @@ use crate::digest::Sha256;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::CancelToken;
 use crate::record::Origin;
-use crate::unpack::{Hooks, Tally, Unified, UnpackOptions, Unpacked, scan_stream, unpack_stream};
+use crate::unpack::{Hooks, Tally, Unified, UnpackOptions, Unpacked, copy_tree, scan_stream, unpack_stream};
 
 /// What an image is made of.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub(super) enum Content {
     Nothing,
     /// It has been read and cannot be read again.
     Spent,
+    /// A root that is unpacked already.
+    Base(Arc<BaseRoot>),
     /// A tar stream, compressed or not. From a pipe or a reader it may be anything: its first bytes tell when they arrive.
     Stream(Input),
     #[cfg(feature = "squashfs")]
@@ -53,7 +57,7 @@ pub(super) enum Content {
 impl Content {
     pub(super) fn is_rereadable(&self) -> bool {
         match self {
-            Content::Nothing | Content::Stream(Input::File(_)) => true,
+            Content::Nothing | Content::Base(_) | Content::Stream(Input::File(_)) => true,
             Content::Spent | Content::Stream(_) => false,
             #[cfg(feature = "squashfs")]
             Content::Squashfs(_) => true,
@@ -107,6 +111,15 @@ impl Target<'_> {
         match self {
             Target::Root(root) => unpack_stream(stream, &|| stop.cancel(), root, options, hooks),
             Target::Nowhere => scan_stream(stream, &|| stop.cancel(), options, hooks).map(only),
+        }
+    }
+
+    /// What shapes the content was settled when the base was made.
+    fn base(self, base: BorrowedFd<'_>, options: &UnpackOptions, hooks: &mut dyn Hooks) -> Result<Unpacked> {
+        let options = UnpackOptions { strip: None, shift: None, unified: Unified::No, ..options.clone() };
+        match self {
+            Target::Root(root) => copy_tree(base, root, &options, hooks),
+            Target::Nowhere => Ok(Unpacked::default()),
         }
     }
 
@@ -179,6 +192,12 @@ impl Image {
             Content::Nothing => {
                 self.content = Content::Nothing;
                 return Ok((Unpacked::default(), None));
+            }
+            Content::Base(base) => {
+                let read = target.base(base.root.as_fd(), options, hooks)?;
+                let digest = base.record.digest;
+                self.content = Content::Base(base);
+                return Ok((read, digest));
             }
             Content::Spent => return Err(Error::new(ErrorKind::Unsupported, "read the image", "it has been read already")),
             Content::Stream(input) => self.read_stream(input, target, options, hooks, reading)?,

@@ -4,6 +4,8 @@
 //! [`Rebuild::run`](crate::Rebuild::run) (in place: twice), and digested in the same pass.
 
 #[cfg(feature = "tar")]
+mod base;
+#[cfg(feature = "tar")]
 mod content;
 #[cfg(feature = "tar")]
 mod decode;
@@ -31,7 +33,7 @@ pub use self::layout::Layout;
 #[cfg(feature = "oci")]
 pub use self::oci::Platform;
 #[cfg(feature = "tar")]
-pub(crate) use self::{content::Reading, source::Position};
+pub(crate) use self::{base::BaseRoot, content::Reading, source::Position};
 #[cfg(feature = "tar")]
 pub use self::{decode::Decoding, format::Format};
 
@@ -219,6 +221,12 @@ impl Image {
 
     /// What to record with a root filled from this image, whose digest turned out to be `digest`.
     pub(crate) fn record(&self, digest: Option<Sha256>) -> ImageRecord {
+        #[cfg(feature = "tar")]
+        if let Some(base) = self.base() {
+            let now = ImageRecord::new(Origin::Empty).time;
+            let name = Some(base.name.clone());
+            return ImageRecord { time: now, base: name, contents: None, ..base.record.clone() };
+        }
         let mut record = ImageRecord::new(self.origin.clone()).with_layout(self.layout);
         record.digest = digest;
         #[cfg(feature = "tar")]

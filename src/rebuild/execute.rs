@@ -3,15 +3,18 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+#[cfg(feature = "tar")]
+use super::ContentsPolicy;
 use super::Options;
 use super::plan::{CommitKind, Plan, Step, stage_spec, wait_for_holders};
 use super::policy::{SnapshotPolicy, Strategy};
 use super::recover::Recovery;
-use super::report::{Clock, Disposal, Report};
+use super::report::{Clock, Disposal, Made, Report};
 use crate::error::{Error, ErrorKind, Outcome, Result, Space};
 use crate::image::Image;
 use crate::progress::{Event, Phase, Wait};
 use crate::record::ImageRecord;
+use crate::size::ByteSize;
 use crate::volume::{RebuildableVolume, Removal, RootMetadata, Slot, Warning};
 
 /// How far a rebuild has come: what a failure at this point means for the volume.
@@ -31,6 +34,15 @@ enum Reached {
     Unclear,
     /// The new root is live.
     Committed,
+}
+
+/// Growth goes by a quarter of the size, so that a volume that keeps filling up is grown a few times and not a few thousand; but by no less
+/// than this.
+const LEAST_GROWTH: ByteSize = ByteSize::mib(64);
+
+/// The size that a volume of this one gets when it is full.
+pub(super) fn grown(size: ByteSize) -> ByteSize {
+    size.saturating_add(ByteSize::from_bytes(size.bytes() / 4).max(LEAST_GROWTH))
 }
 
 /// What a rename or an exchange that may have failed has really done.
@@ -68,8 +80,10 @@ impl<'a> Execution<'a> {
             volume: plan.volume.clone(),
             image: image.record(None),
             recovered,
+            made: Made::Unpacked,
             entries: 0,
             bytes: Default::default(),
+            shared: Default::default(),
             grown: None,
             #[cfg(feature = "tar")]
             losses: Default::default(),
@@ -115,6 +129,7 @@ impl<'a> Execution<'a> {
             Step::RemoveRetired => self.remove(Slot::Retired),
             Step::RemoveStaged => self.remove(Slot::Staged),
             Step::Stage(size) => self.stage(size),
+            Step::Clone(size) => self.clone_base(size),
             Step::Fill => self.fill(),
             Step::Seal => self.seal(),
             Step::Commit(kind) => self.commit(kind),
@@ -157,13 +172,56 @@ impl<'a> Execution<'a> {
         Ok(())
     }
 
-    fn stage(&mut self, size: Option<crate::ByteSize>) -> Result<()> {
+    fn stage(&mut self, size: Option<ByteSize>) -> Result<()> {
         self.clock.enter(Phase::Stage);
         if self.reached == Reached::Nothing {
             self.reached = Reached::Staging;
         }
-        self.root = Some(self.volume.stage(&stage_spec(size))?);
+        self.root = Some(self.volume.stage(&stage_spec(size, None))?);
         Ok(())
+    }
+
+    /// Stages a clone. A volume whose limits are too low for it and that may grow gets higher ones.
+    fn clone_base(&mut self, size: Option<ByteSize>) -> Result<()> {
+        self.clock.enter(Phase::Stage);
+        if self.reached == Reached::Nothing {
+            self.reached = Reached::Staging;
+        }
+        let mut size = size;
+        loop {
+            let spec = stage_spec(size, self.plan.base.clone());
+            let error = match self.volume.stage(&spec) {
+                Ok(_) => break,
+                Err(error) => error,
+            };
+            let now = size.or(self.plan.usage.size);
+            let (Some(now), Some(max), ErrorKind::NoSpace(_)) = (now, self.options.max_size, error.kind()) else {
+                return Err(error);
+            };
+            if now >= max {
+                return Err(error
+                    .with_context("size", now)
+                    .with_remedy("allow a larger size: the volume has the largest one allowed"));
+            }
+            let larger = grown(now).min(max);
+            (size, self.report.grown) = (Some(larger), Some(larger));
+            self.clock.event(&Event::Grown(larger));
+        }
+        self.report.made = Made::Cloned;
+        if let Some(contents) = self.contents_of_base() {
+            (self.report.entries, self.report.bytes, self.report.shared) = (contents.entries, contents.bytes, contents.bytes);
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "tar")]
+    fn contents_of_base(&self) -> Option<crate::record::Contents> {
+        self.image.base().and_then(|base| base.record.contents)
+    }
+
+    #[cfg(not(feature = "tar"))]
+    fn contents_of_base(&self) -> Option<crate::record::Contents> {
+        None
     }
 
     fn metadata(&self) -> RootMetadata {
@@ -185,6 +243,13 @@ impl<'a> Execution<'a> {
         self.report.image = self.image.record(filled.digest);
         self.report.entries = filled.unpacked.tally.entries;
         self.report.bytes = filled.unpacked.tally.bytes;
+        self.report.shared = filled.unpacked.tally.shared;
+        if self.plan.base.is_some() {
+            self.report.made = Made::Copied;
+        }
+        if self.options.contents == ContentsPolicy::Recorded {
+            self.report.image.contents = Some(super::fill::contents(&root, self.image, self.options, self.clock)?);
+        }
         self.report.losses = filled.unpacked.losses;
         self.report.grown = filled.grown;
         Ok(())

@@ -4,21 +4,19 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::Options;
+use super::execute::grown;
 use super::report::Clock;
 use crate::digest::Sha256;
 use crate::error::{Error, ErrorKind, Result, Space};
 use crate::image::{Image, Position, Reading};
 use crate::progress::Event;
+use crate::record::Contents;
 use crate::size::ByteSize;
-use crate::unpack::{Hooks, Tally, UnpackOptions, Unpacked, Writeback};
+use crate::unpack::{Hooks, Tally, UnpackOptions, Unpacked, Writeback, fingerprint};
 use crate::volume::{RebuildableVolume, RootMetadata, Sizing};
 
 /// The shortest time between two events of progress.
 const PROGRESS_STEP: Duration = Duration::from_millis(100);
-
-/// Growth goes by a quarter of the size, so that a volume that keeps filling up is grown a few times and not a few thousand; but by no less
-/// than this.
-const LEAST_GROWTH: ByteSize = ByteSize::mib(64);
 
 /// What came of filling a root.
 #[derive(Debug)]
@@ -56,6 +54,11 @@ pub(super) fn check(image: &mut Image, options: &Options, clock: &Clock<'_>) -> 
     Ok(())
 }
 
+/// What a root that has just been filled from `image` holds.
+pub(super) fn contents(root: impl AsFd, image: &Image, options: &Options, clock: &Clock<'_>) -> Result<Contents> {
+    fingerprint(root.as_fd(), &mut Filling::new(image, Position::default(), options, clock))
+}
+
 fn reading(options: &Options) -> Reading<'_> {
     Reading { cancel: &options.cancel, patience: options.stall_limit, position: Position::default() }
 }
@@ -80,6 +83,7 @@ struct Filling<'a> {
     options: &'a Options,
     clock: &'a Clock<'a>,
     position: Position,
+    of_base: bool,
     total: Option<ByteSize>,
     told: Instant,
     growth: Option<Growth<'a>>,
@@ -94,11 +98,20 @@ struct Growth<'a> {
 
 impl<'a> Filling<'a> {
     fn new(image: &Image, position: Position, options: &'a Options, clock: &'a Clock<'a>) -> Self {
-        Filling { options, clock, position, total: image.length(), told: Instant::now(), growth: None }
+        Filling {
+            options,
+            clock,
+            position,
+            of_base: image.base().is_some(),
+            total: image.length(),
+            told: Instant::now(),
+            growth: None,
+        }
     }
 
     fn report(&self, so_far: &Tally) {
-        let read = ByteSize::from_bytes(self.position.bytes());
+        // A base is not read but cloned or copied: what is done is what counts.
+        let read = if self.of_base { so_far.bytes } else { ByteSize::from_bytes(self.position.bytes()) };
         self.clock.event(&Event::Filled { read, total: self.total, written: so_far.bytes, entries: so_far.entries });
     }
 }
@@ -125,8 +138,7 @@ impl Hooks for Filling<'_> {
                 .with_context("size", size)
                 .with_remedy("allow a larger size: the volume has the largest one allowed"));
         }
-        let step = ByteSize::from_bytes(size.bytes() / 4).max(LEAST_GROWTH);
-        let grown = growth.volume.grow(size.saturating_add(step).min(max))?;
+        let grown = growth.volume.grow(grown(size).min(max))?;
         crate::trace::debug!(%size, %grown, "grown");
         if grown <= size {
             return Err(error);

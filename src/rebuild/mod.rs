@@ -3,6 +3,8 @@
 //! A [`Rebuild`] owns the order; a [`RebuildableVolume`] owns the primitives. Up to the commit the live root is not touched (unless the
 //! strategy is [`Strategy::InPlace`]); the commit is one exchange or two renames; after it nothing can fail the rebuild any more.
 
+#[cfg(feature = "tar")]
+mod base;
 mod execute;
 #[cfg(feature = "tar")]
 mod fill;
@@ -18,12 +20,16 @@ use std::time::Duration;
 pub use self::plan::{CommitKind, Fit, Plan, Step};
 pub use self::policy::{Dispose, SnapshotPolicy, Strategy};
 pub use self::recover::{RecoverAction, Recovery, recover};
-pub use self::report::{Disposal, PhaseTime, Report};
+pub use self::report::{Disposal, Made, PhaseTime, Report};
 
+#[cfg(feature = "tar")]
+pub(crate) use self::base::remove;
 use self::execute::Execution;
 use self::recover::recover_locked;
-use self::report::{Clock, Silent};
-use crate::error::{Error, Outcome, Result};
+pub(crate) use self::report::Silent;
+
+use self::report::Clock;
+use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::image::Image;
 use crate::progress::{CancelToken, Phase, Progress, Wait};
 use crate::size::ByteSize;
@@ -75,8 +81,20 @@ struct Options {
     losses: LossPolicy,
     #[cfg(feature = "tar")]
     shift: Option<IdShift>,
+    #[cfg(feature = "tar")]
+    contents: ContentsPolicy,
     progress: Arc<dyn Progress>,
     cancel: CancelToken,
+}
+
+/// Whether what a root holds is recorded with it.
+#[cfg(feature = "tar")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ContentsPolicy {
+    /// It is going to change.
+    Unrecorded,
+    /// It is to be verified by it.
+    Recorded,
 }
 
 impl fmt::Debug for Options {
@@ -113,6 +131,8 @@ impl Rebuild {
             losses: LossPolicy::default(),
             #[cfg(feature = "tar")]
             shift: None,
+            #[cfg(feature = "tar")]
+            contents: ContentsPolicy::Unrecorded,
             progress: Arc::new(Silent),
             cancel: CancelToken::new(),
         };
@@ -245,18 +265,34 @@ impl Rebuild {
     pub fn run(self, volume: &mut dyn RebuildableVolume) -> Result<Report> {
         let id = volume.id();
         let Rebuild { mut image, options } = self;
-        run(volume, &mut image, &options).map_err(|error| error.with_context("volume", id))
+        match run(volume, &mut image, &options, Existing::Replace) {
+            Ok(Some(report)) => Ok(report),
+            Ok(None) => Err(Error::new(ErrorKind::AlreadyExists, "rebuild", "it exists").with_context("volume", id)),
+            Err(error) => Err(error.with_context("volume", id)),
+        }
     }
 }
 
-fn run(volume: &mut dyn RebuildableVolume, image: &mut Image, options: &Options) -> Result<Report> {
+/// What becomes of a live root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Existing {
+    Replace,
+    /// Then there is nothing to do.
+    #[cfg_attr(not(feature = "tar"), allow(dead_code, reason = "only bases are made once"))]
+    Keep,
+}
+
+fn run(volume: &mut dyn RebuildableVolume, image: &mut Image, options: &Options, existing: Existing) -> Result<Option<Report>> {
     let mut clock = Clock::new(&*options.progress);
     clock.enter(Phase::Recover);
     let _lock = volume.lock(&Wait::new(options.lock_wait, options.cancel.clone()))?;
     let recovered = recover_locked(volume)?;
+    if existing == Existing::Keep && volume.names()?.live {
+        return Ok(None);
+    }
     clock.enter(Phase::Plan);
     let busy = Wait::new(options.busy_wait, options.cancel.clone());
     let without_root = |error: Error| if recovered.is_without_root() { error.with_outcome(Outcome::NoRoot) } else { error };
     let plan = plan::make(volume, image, options, UsageDetail::Free, &busy).map_err(without_root)?;
-    Execution::new(volume, image, options, &plan, recovered, &mut clock).run()
+    Execution::new(volume, image, options, &plan, recovered, &mut clock).run().map(Some)
 }

@@ -11,7 +11,7 @@ use crate::progress::Wait;
 use crate::record::Origin;
 use crate::size::ByteSize;
 use crate::volume::{
-    Commit, Holder, Names, RebuildableVolume, Sizing, Snapshot, SnapshotSupport, StageSpec, Usage, UsageDetail, VolumeId,
+    Cloning, Commit, Holder, Names, RebuildableVolume, Sizing, Snapshot, SnapshotSupport, StageSpec, Usage, UsageDetail, VolumeId,
 };
 
 /// What a rebuild is going to do: the result of all checks, and the steps that [`Rebuild::run`](crate::Rebuild::run) then executes.
@@ -27,6 +27,8 @@ pub struct Plan {
     pub names: Names,
     /// Where the image comes from.
     pub image: Origin,
+    /// The base of the image, if the root comes from that.
+    pub base: Option<VolumeId>,
     /// In which order the roots go and come.
     pub strategy: Strategy,
     /// What becomes of the snapshots.
@@ -58,7 +60,9 @@ pub enum Step {
     RemoveStaged,
     /// Make an empty staged root, with this size if one was asked for.
     Stage(Option<ByteSize>),
-    /// Unpack the image into it.
+    /// Make a staged root that is a clone of the base, with this size if one was asked for.
+    Clone(Option<ByteSize>),
+    /// Unpack the image into it, or copy the base.
     Fill,
     /// Apply the kept properties, record the image, wait for the disk.
     Seal,
@@ -131,6 +135,9 @@ impl fmt::Display for Plan {
             Strategy::InPlace => "in place of the old root",
         };
         writeln!(f, "rebuild {} from {}, {strategy}", self.volume, self.image)?;
+        if let Some(base) = &self.base {
+            writeln!(f, "  base: {base}")?;
+        }
         write!(f, "  space: {} free", self.usage.free)?;
         if let Some(used) = self.usage.used {
             write!(f, ", {used} used by the old root")?;
@@ -138,7 +145,7 @@ impl fmt::Display for Plan {
         if let Some(expected) = self.need.expected {
             write!(f, ", about {expected} needed")?;
         }
-        if self.image != Origin::Empty {
+        if self.image != Origin::Empty && !self.steps.iter().any(|step| matches!(step, Step::Clone(_))) {
             write!(f, "; by swap it {}, in place it {}", self.fit(Strategy::Swap), self.fit(Strategy::InPlace))?;
         }
         writeln!(f)?;
@@ -167,6 +174,8 @@ impl fmt::Display for Step {
             Step::RemoveStaged => f.write_str("remove the unfinished staged root"),
             Step::Stage(None) => f.write_str("make an empty staged root"),
             Step::Stage(Some(size)) => write!(f, "make an empty staged root of {size}"),
+            Step::Clone(None) => f.write_str("clone the base as the staged root"),
+            Step::Clone(Some(size)) => write!(f, "clone the base as a staged root of {size}"),
             Step::Fill => f.write_str("fill it from the image"),
             Step::Seal => f.write_str("apply what is kept, record the image, and wait for the disk"),
             Step::Commit(CommitKind::Exchange) => f.write_str("exchange the live and the staged root"),
@@ -193,6 +202,10 @@ pub(super) fn make(
     let live = found.live || recovery.iter().any(|action| matches!(action, RecoverAction::RollForward | RecoverAction::RollBack));
 
     image.resolve(&options.cancel)?;
+    #[cfg(feature = "tar")]
+    super::base::check_options(image, options)?;
+    let base = base_of(image);
+    let cloned = base.clone().filter(|_| capabilities.cloning == Cloning::Instant);
     if options.strategy == Strategy::InPlace && !image.is_rereadable() {
         let (why, remedy) = match image.origin() {
             Origin::Stream(_) => ("it is a stream", "save the image to a file, or rebuild by swap"),
@@ -207,14 +220,15 @@ pub(super) fn make(
     let detail = if options.strategy == Strategy::InPlace { UsageDetail::Full } else { detail };
     let usage = volume.usage(detail)?;
     check_shrink(options.size, usage.size)?;
-    volume.check_spec(&stage_spec(options.size))?;
+    volume.check_spec(&stage_spec(options.size, cloned.clone()))?;
 
     let mut steps: Vec<_> = recovery.into_iter().filter(|action| *action != RecoverAction::NoRoot).map(Step::Recover).collect();
     let in_place = options.strategy == Strategy::InPlace && live;
     let purge = options.snapshots == SnapshotPolicy::Purge && !snapshots.is_empty();
     let bound = snapshots.iter().any(|snapshot| snapshot.support.unwrap_or(capabilities.snapshots) == SnapshotSupport::Dependent);
     // What is left without a live root may still be a whole one: it does not go for an image that turns out to be unusable.
-    if (options.strategy == Strategy::InPlace || without_root && image.is_rereadable()) && !image.is_empty() {
+    let checkable = !image.is_empty() && base.is_none();
+    if (options.strategy == Strategy::InPlace || without_root && image.is_rereadable()) && checkable {
         steps.push(Step::CheckImage);
     }
     if without_root {
@@ -226,8 +240,12 @@ pub(super) fn make(
         steps.extend((purge && bound).then_some(Step::Purge));
         steps.push(Step::RemoveRetired);
     }
-    steps.push(Step::Stage(options.size));
-    steps.extend((!image.is_empty()).then_some(Step::Fill));
+    if cloned.is_some() {
+        steps.push(Step::Clone(options.size));
+    } else {
+        steps.push(Step::Stage(options.size));
+        steps.extend((!image.is_empty()).then_some(Step::Fill));
+    }
     steps.push(Step::Seal);
     steps.push(Step::Commit(match capabilities.commit {
         _ if in_place || !live => CommitKind::Rename,
@@ -241,22 +259,35 @@ pub(super) fn make(
         volume: volume.id(),
         names: found,
         image: image.origin().clone(),
+        base,
         strategy: options.strategy,
         snapshot_policy: options.snapshots,
         snapshots,
         usage,
-        need: image.need(),
+        need: if cloned.is_some() { Need::default() } else { image.need() },
         steps,
     };
     check_fit(&plan)?;
     Ok(plan)
 }
 
-/// What a staged root of this size has to be.
-pub(super) fn stage_spec(size: Option<ByteSize>) -> StageSpec {
+/// What a staged root of this size has to be, a clone of this base or empty.
+pub(super) fn stage_spec(size: Option<ByteSize>, base: Option<VolumeId>) -> StageSpec {
     let mut spec = StageSpec::new();
     spec.size = size;
+    spec.base = base;
     spec
+}
+
+/// The base that an image is.
+fn base_of(image: &Image) -> Option<VolumeId> {
+    #[cfg(feature = "tar")]
+    return image.base().map(|base| base.id.clone());
+    #[cfg(not(feature = "tar"))]
+    {
+        let _ = image;
+        None
+    }
 }
 
 fn check_size(options: &Options, sizing: Sizing) -> Result<()> {

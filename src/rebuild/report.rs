@@ -20,10 +20,14 @@ pub struct Report {
     pub image: ImageRecord,
     /// What an earlier, interrupted run had left, and what became of it.
     pub recovered: Recovery,
-    /// Entries made.
+    /// How the new root was made.
+    pub made: Made,
+    /// Entries in it.
     pub entries: u64,
-    /// Bytes of file content written, holes not counted.
+    /// Bytes of file content in it, holes not counted.
     pub bytes: ByteSize,
+    /// How much of it was not written, but is shared with a base.
+    pub shared: ByteSize,
     /// The size the volume was grown to on the way.
     pub grown: Option<ByteSize>,
     /// What the image holds and the new root does not.
@@ -58,6 +62,19 @@ pub struct PhaseTime {
     pub elapsed: Duration,
 }
 
+/// How a new root was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum Made {
+    /// From the image itself.
+    Unpacked,
+    /// From its base, in one step.
+    Cloned,
+    /// From its base, entry by entry; files share data where [`Report::shared`] says so.
+    Copied,
+}
+
 /// What became of the old root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
@@ -85,6 +102,12 @@ impl fmt::Display for Report {
             writeln!(f, "  image:     sha256 {digest}")?;
         }
         write!(f, "  new root:  {} entries, {}", self.entries, self.bytes)?;
+        match self.made {
+            Made::Unpacked => {}
+            Made::Cloned => write!(f, ", cloned from the base of the image")?,
+            Made::Copied if self.shared == ByteSize::ZERO => write!(f, ", copied from the base of the image")?,
+            Made::Copied => write!(f, ", {} of it shared with the base of the image", self.shared)?,
+        }
         if let Some(grown) = self.grown {
             write!(f, ", grown to {grown}")?;
         }
@@ -154,7 +177,7 @@ impl<'a> Clock<'a> {
 
 /// Tells nobody.
 #[derive(Debug)]
-pub(super) struct Silent;
+pub(crate) struct Silent;
 
 impl Progress for Silent {
     fn event(&self, _: &Event<'_>) {}

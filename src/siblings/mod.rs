@@ -3,6 +3,7 @@
 //! The staged and the retired root of `c1` and its lock lie beside it, as `c1.reroot-staged`, `c1.reroot-retired` and `c1.reroot-lock`;
 //! names with these endings are reserved.
 
+pub(crate) mod bases;
 pub(crate) mod properties;
 pub(crate) mod snapshots;
 
@@ -55,6 +56,16 @@ pub(crate) struct Staging {
     root: Option<OwnedFd>,
     /// What could not be kept when it was made, for [`Staging::seal`] to tell.
     warnings: Vec<Warning>,
+    start: Start,
+}
+
+/// How a root begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Start {
+    #[default]
+    Empty,
+    /// With all that a base holds, durably.
+    Clone,
 }
 
 impl Siblings {
@@ -308,12 +319,14 @@ impl Staging {
     pub(crate) fn stage(
         &mut self,
         place: &Siblings,
+        start: Start,
         make: impl FnOnce(BorrowedFd<'_>, &OsStr) -> Result<(), Errno>,
         ready: impl FnOnce(BorrowedFd<'_>, &mut Vec<Warning>) -> Result<()>,
         unmake: impl FnOnce(BorrowedFd<'_>, &OsStr) -> Result<(), Errno>,
     ) -> Result<OwnedFd> {
         const OPERATION: &str = "stage a root";
         self.forget();
+        self.start = start;
         let name = place.name_of(Slot::Staged);
         make(place.parent(), &name).map_err(|error| match error {
             Errno::EEXIST => place.failed(OPERATION, "there is a staged root already", error).with_remedy("run recover"),
@@ -324,7 +337,11 @@ impl Staging {
                 .open_root(Slot::Staged, OPERATION)?
                 .ok_or_else(|| place.failed(OPERATION, "it is gone again", Errno::ENOENT))?;
             let refused = |error| place.failed(OPERATION, "cannot prepare its directory", error);
-            let mut warnings = properties::prepare(root.as_fd(), self.captured.as_ref()).map_err(refused)?;
+            let mut warnings = match (start, &self.captured) {
+                // What no live root says stays as the base has it.
+                (Start::Clone, None) => Vec::new(),
+                (_, captured) => properties::prepare(root.as_fd(), captured.as_ref()).map_err(refused)?,
+            };
             ready(root.as_fd(), &mut warnings)?;
             let kept = root.try_clone().map_err(refused)?;
             Ok((root, kept, warnings))
@@ -362,8 +379,17 @@ impl Staging {
         let told = properties::apply(staged.as_fd(), keep, record);
         warnings.extend(told.map_err(|error| place.failed(OPERATION, "cannot set the properties of its directory", error))?);
         finish(staged.as_fd(), &mut warnings)?;
-        retry(|| syncfs(&staged)).map_err(|error| place.failed(OPERATION, "what was written did not reach the disk", error))?;
+        // The names and properties of a clone are one transaction with the rename that follows, or an earlier one; data it has written none.
+        if self.start == Start::Empty {
+            retry(|| syncfs(&staged)).map_err(|error| place.failed(OPERATION, "what was written did not reach the disk", error))?;
+        }
         Ok(warnings)
+    }
+
+    /// How the captured properties have new data written, if not in the usual way.
+    #[cfg(feature = "btrfs")]
+    pub(crate) fn how_data_is_written(&self) -> Option<&'static str> {
+        self.captured.as_ref().and_then(Properties::how_data_is_written)
     }
 
     /// Closes the staged root.

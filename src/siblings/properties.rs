@@ -8,23 +8,20 @@ use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::{Gid, Uid, fchown, geteuid};
 
 use crate::error::Error;
-use crate::record::ImageRecord;
+use crate::record::{ATTRIBUTES, ImageRecord};
 use crate::sys::attr::{self, Attributes, Protection};
 use crate::sys::xattr::{self, Target};
 use crate::text::Escaped;
 use crate::volume::Warning;
 
-/// Where the record of the image is kept, the trusted one first: only root can write that.
-pub(crate) const RECORDS: [&CStr; 2] = [c"trusted.reroot.image", c"user.reroot.image"];
-
-/// Those of [`RECORDS`] that the caller may believe.
+/// Those of [`ATTRIBUTES`] that the caller may believe.
 ///
 /// Who has root in the container owns the root directory and can set its user attributes. Whoever could have set the trusted one therefore
 /// reads no other; an ordinary user, or root in a user namespace, has nothing better.
 pub(crate) fn believable_records() -> &'static [&'static CStr] {
     const INITIAL_NAMESPACE: [&str; 3] = ["0", "0", "4294967295"];
     let initial = std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.split_whitespace().eq(INITIAL_NAMESPACE));
-    if geteuid().is_root() && initial { &RECORDS[..1] } else { &RECORDS }
+    if geteuid().is_root() && initial { &ATTRIBUTES[..1] } else { &ATTRIBUTES }
 }
 
 const ACCESS_ACL: &CStr = c"system.posix_acl_access";
@@ -76,11 +73,24 @@ impl Properties {
     }
 }
 
+#[cfg(feature = "btrfs")]
+impl Properties {
+    /// How new data is written below a root that has them, if not in the usual way.
+    pub(crate) fn how_data_is_written(&self) -> Option<&'static str> {
+        let compressed = self.xattrs.iter().any(|(name, value)| name.as_c_str() == c"btrfs.compression" && !value.is_empty());
+        match self.flags {
+            Some(flags) if attr::is_not_copied_on_write(flags) => Some("not copied on write, as in the old root"),
+            _ if compressed => Some("compressed as in the old root"),
+            _ => None,
+        }
+    }
+}
+
 /// Whether an attribute is a property of the root: not our own record, not a signature over an inode number that changes, and not the form
 /// in which XFS stores the ACLs that are listed by their own names too.
 fn is_property(name: &CStr) -> bool {
     let stored_acl = name.to_bytes().starts_with(b"trusted.SGI_ACL_");
-    !RECORDS.contains(&name) && name != c"security.evm" && !stored_acl
+    !ATTRIBUTES.contains(&name) && name != c"security.evm" && !stored_acl
 }
 
 /// Readies a new directory for filling: closed to others, without what its parent bequeathed, under the limits of the live root.
@@ -181,7 +191,7 @@ fn store_record(root: BorrowedFd<'_>, record: &ImageRecord, warnings: &mut Vec<W
     let value = record.to_bytes();
     let mut refusal = None;
     let mut stored = None;
-    for name in RECORDS {
+    for name in ATTRIBUTES {
         match xattr::set(target, name, &value) {
             Ok(()) => {
                 stored = Some(name);
@@ -190,7 +200,7 @@ fn store_record(root: BorrowedFd<'_>, record: &ImageRecord, warnings: &mut Vec<W
             Err(error) => refusal = Some(error),
         }
     }
-    for name in RECORDS.into_iter().filter(|name| stored != Some(*name)) {
+    for name in ATTRIBUTES.into_iter().filter(|name| stored != Some(*name)) {
         // Without the privilege there is nothing to remove that could be seen.
         let _ = xattr::remove(target, name);
     }

@@ -20,6 +20,16 @@ const PROTECTED: u32 = IMMUTABLE | APPEND;
 /// dirsync, no copy on write, dax, case folding.
 const KEPT_FLAGS: u32 = 0x0008 | 0x0040 | 0x0080 | 0x0004 | 0x0400 | 0x0001_0000 | 0x0080_0000 | 0x0200_0000 | 0x4000_0000;
 
+/// `chattr +C`.
+#[cfg(feature = "btrfs")]
+const NO_COW: u32 = 0x0080_0000;
+
+/// Whether flags have data written in place.
+#[cfg(feature = "btrfs")]
+pub(crate) fn is_not_copied_on_write(flags: u32) -> bool {
+    flags & NO_COW != 0
+}
+
 /// Attributes kept besides the project id: real-time, extent size and project inheritance, copy-on-write extent size.
 const KEPT_XFLAGS: u32 = 0x0100 | 0x1000 | PROJECT_INHERIT | 0x0001_0000;
 const PROJECT_INHERIT: u32 = 0x0200;

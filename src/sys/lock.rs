@@ -33,6 +33,14 @@ pub struct FileLock {
     dir: OwnedFd,
     name: OsString,
     file: Flock<File>,
+    sharing: Sharing,
+}
+
+/// Whether others may hold a lock too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Exclusive,
+    Shared,
 }
 
 impl FileLock {
@@ -44,6 +52,23 @@ impl FileLock {
     /// - [`ErrorKind::InvalidInput`] if `name` is not a single name or is too long.
     /// - [`ErrorKind::AlreadyExists`] if something that is no regular file has the name of the lock file.
     pub fn acquire(dir: BorrowedFd<'_>, name: &OsStr, wait: &Wait) -> Result<FileLock> {
+        Self::take(dir, name, wait, Sharing::Exclusive)
+    }
+
+    /// The same, but others that take it so may hold it too; whoever takes it by [`acquire`](Self::acquire) waits for all of them. The last one
+    /// removes the file.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn acquire_shared(dir: BorrowedFd<'_>, name: &OsStr, wait: &Wait) -> Result<FileLock> {
+        Self::take(dir, name, wait, Sharing::Shared)
+    }
+
+    fn take(dir: BorrowedFd<'_>, name: &OsStr, wait: &Wait, sharing: Sharing) -> Result<FileLock> {
+        let mode = match sharing {
+            Sharing::Exclusive => FlockArg::LockExclusiveNonblock,
+            Sharing::Shared => FlockArg::LockSharedNonblock,
+        };
         let mut lock_name = name.to_owned();
         lock_name.push(SUFFIX);
         if name.is_empty() || lock_name.len() > 255 || name.as_bytes().iter().any(|byte| b"/\0".contains(byte)) {
@@ -56,7 +81,7 @@ impl FileLock {
         loop {
             let mut file = open_lock_file(dir.as_fd(), &lock_name).map_err(context)?;
             let file = loop {
-                match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                match Flock::lock(file, mode) {
                     Ok(file) => break file,
                     Err((again, Errno::EINTR)) => file = again,
                     Err((held, Errno::EWOULDBLOCK)) => {
@@ -71,7 +96,7 @@ impl FileLock {
             };
             // The holder before us removed the file while it held it: then this lock is on a file that no one else will find.
             if shows(dir.as_fd(), &lock_name, &file) {
-                let mut lock = FileLock { dir, name: lock_name.clone(), file };
+                let mut lock = FileLock { dir, name: lock_name.clone(), file, sharing };
                 lock.write_pid();
                 return Ok(lock);
             }
@@ -87,6 +112,10 @@ impl FileLock {
 
 impl Drop for FileLock {
     fn drop(&mut self) {
+        if self.sharing == Sharing::Shared && self.file.relock(FlockArg::LockExclusiveNonblock).is_err() {
+            // Others hold it.
+            return;
+        }
         // While it is held, so that it is certain to be ours. If it cannot be removed it stays and is used again.
         if shows(self.dir.as_fd(), &self.name, &self.file) {
             let _ = unlinkat(&self.dir, self.name.as_os_str(), UnlinkatFlags::NoRemoveDir);
@@ -123,9 +152,8 @@ fn held_error(mut file: File) -> Error {
     let _ = file.rewind();
     let _ = (&mut file).take(32).read_to_string(&mut text);
     let error = match text.trim().parse::<u32>() {
-        Ok(pid) => Error::new(ErrorKind::Locked, OPERATION, format!("process {pid} is rebuilding or recovering it"))
-            .with_context("holder", pid),
-        Err(_) => Error::new(ErrorKind::Locked, OPERATION, "another process is rebuilding or recovering it"),
+        Ok(pid) => Error::new(ErrorKind::Locked, OPERATION, format!("process {pid} is at it")).with_context("holder", pid),
+        Err(_) => Error::new(ErrorKind::Locked, OPERATION, "another process is at it"),
     };
     error.with_remedy("wait for it to end, or try again with a longer wait for the lock")
 }

@@ -11,6 +11,8 @@ pub(crate) mod attr;
 #[cfg(feature = "btrfs")]
 pub(crate) mod btrfs;
 pub(crate) mod call;
+#[cfg(feature = "tar")]
+pub(crate) mod clone;
 #[cfg(any(feature = "btrfs", feature = "dir"))]
 pub(crate) mod holders;
 pub(crate) mod lock;

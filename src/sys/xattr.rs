@@ -48,7 +48,6 @@ pub(crate) fn get(target: Target<'_>, name: &CStr) -> io::Result<Option<Vec<u8>>
 }
 
 /// The names of all attributes the caller may see; none where the file system has no attributes.
-#[cfg(any(test, feature = "btrfs", feature = "dir", feature = "conformance"))]
 pub(crate) fn list(target: Target<'_>) -> io::Result<Vec<CString>> {
     let path = match target {
         Target::Fd(_) => None,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::{Deref, Range};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::entry::Entry;
@@ -15,6 +16,11 @@ pub(super) trait Archive {
     /// The next stored bytes of the current entry's file, never empty; of a sparse file, those of its segments one after the other. `None` at
     /// their end, which comes before all that [`Content`](super::entry::Content) says only through an error.
     fn piece(&mut self) -> Result<Option<Piece>>;
+
+    /// The file on disk that holds what the current entry's file is to hold, from which it may be cloned instead.
+    fn source(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// Bytes of a file, shared between the archive that read them and whoever writes them.

@@ -22,6 +22,11 @@ impl EntryPath {
         self.0.is_empty()
     }
 
+    /// Its bytes, whole.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
     /// Its bytes.
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0

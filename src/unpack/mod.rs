@@ -31,6 +31,8 @@ mod chunks;
 mod crew;
 mod disk;
 mod entry;
+mod existing;
+mod fingerprint;
 #[cfg(feature = "oci")]
 mod layer;
 mod loss;
@@ -59,6 +61,7 @@ pub use self::loss::{Loss, LossKind, Losses};
 pub use self::options::{DevicePolicy, Limits, LossPolicy, StripPrefix, Threads, UnpackOptions, Writeback};
 pub use self::shift::{IdMap, IdRange, IdShift, Outside};
 
+pub(crate) use self::fingerprint::fingerprint;
 #[cfg(feature = "oci")]
 pub(crate) use self::layer::{Layers, scan_layers, unpack_layers};
 pub(crate) use self::options::Unified;
@@ -68,6 +71,7 @@ use self::chunks::{Chunks, Inline};
 use self::crew::Crew;
 use self::disk::Disk;
 use self::entry::{Entry, Kind};
+use self::existing::Existing;
 use self::make::Maker;
 use self::select::Selection;
 #[cfg(feature = "squashfs")]
@@ -115,6 +119,8 @@ pub struct Tally {
     pub entries: u64,
     /// File data, holes not counted.
     pub bytes: ByteSize,
+    /// How much of it is not a copy, but shared with the files of a base.
+    pub shared: ByteSize,
 }
 
 /// What was unpacked in all.
@@ -185,6 +191,19 @@ pub(crate) fn scan_stream(
         let tally = scan_archive(&mut Tar::new(chunks, options.limits), options, hooks)?;
         chunks.finish()?;
         Ok(tally)
+    })
+}
+
+/// Copies the tree below the open directory `source`, in which nothing changes, into `root` as [`unpack`] does a stream. Files share their data
+/// with the original where the file system can.
+pub(crate) fn copy_tree(
+    source: BorrowedFd<'_>,
+    root: BorrowedFd<'_>,
+    options: &UnpackOptions,
+    hooks: &mut dyn Hooks,
+) -> Result<Unpacked> {
+    with_crew(options.threads, |crew, maker| {
+        unpack_archive(&mut Existing::open(source, "copy the base")?, root, options, hooks, crew, maker)
     })
 }
 

@@ -22,6 +22,8 @@ use super::meta::{Metadata, Object};
 use super::options::{DevicePolicy, UnpackOptions, Writeback};
 use super::tree::Tree;
 use crate::error::{Error, ErrorKind, Result};
+use crate::size::ByteSize;
+use crate::sys::clone;
 use crate::sys::sync::start_writeback;
 use crate::volume::RootMetadata;
 
@@ -40,6 +42,8 @@ pub(super) struct Writer<'a> {
     devices: DevicePolicy,
     root: RootMetadata,
     missing: Missing,
+    /// Whether files may still turn out to be clonable from where the archive has them.
+    shares: bool,
 }
 
 /// The device nodes that were not made, as far as memory is spent on them: hard links to them cannot be made either.
@@ -62,7 +66,7 @@ impl Missing {
 impl<'a> Writer<'a> {
     pub(super) fn new(disk: Disk<'a>, options: &UnpackOptions) -> Result<Self> {
         let tree = Tree::new(&disk)?;
-        Ok(Writer { disk, tree, devices: options.devices, root: options.root, missing: Missing::default() })
+        Ok(Writer { disk, tree, devices: options.devices, root: options.root, missing: Missing::default(), shares: true })
     }
 
     /// Puts `entry` on the disk; a file's content comes from `archive`.
@@ -86,7 +90,9 @@ impl<'a> Writer<'a> {
             Kind::Directory => Ok(()),
             Kind::File(content) => {
                 let plain = Plain::of(&metadata).filter(|_| self.disk.privileged);
+                let may_share = self.shares && archive.source().is_some();
                 if let Some(plain) = plain
+                    && !may_share
                     && self.is_for_crew(content, &shared_dir)?
                 {
                     return self.give(entry, shared_dir, plain, content.size, archive);
@@ -94,6 +100,9 @@ impl<'a> Writer<'a> {
                 let mode = plain.map_or(0o600, |plain| plain.mode);
                 let maker = self.disk.maker;
                 let (file, made) = self.disk.make(dir, name, || maker.file(&shared_dir, name, mode))?;
+                if may_share && self.share(&file, content, archive)? {
+                    return self.disk.finish_file(file.as_fd(), &entry.path, made, plain, &metadata);
+                }
                 self.content(&file, content, archive)?;
                 if self.disk.writeback == Writeback::Early && content.size >= EARLY_MIN {
                     start_writeback(file.as_fd());
@@ -122,6 +131,23 @@ impl<'a> Writer<'a> {
     fn is_for_crew(&mut self, content: &Content, dir: &Arc<Dir>) -> Result<bool> {
         let simple = content.data.is_none() && content.size <= CREW_FILE_MAX && !self.tree.is_behind_link();
         Ok(simple && self.disk.is_for_crew(content.size, dir)?)
+    }
+
+    /// Clones a new file from where the archive has it; `false` if it has to be copied.
+    fn share(&mut self, file: &OwnedFd, content: &Content, archive: &dyn Archive) -> Result<bool> {
+        let Some(source) = archive.source() else { return Ok(false) };
+        match self.disk.call(|| clone::file(source, file.as_fd()))? {
+            Ok(()) => {
+                let data = content.data.as_deref().map_or(content.size, |data| data.iter().map(|segment| segment.length).sum());
+                self.disk.tally.shared = self.disk.tally.shared.saturating_add(ByteSize::from_bytes(data));
+                self.disk.count_data(data)?;
+                return Ok(true);
+            }
+            // Of this file and no other: it is copied on write where the original is not, or it is a swap file.
+            Err(Errno::EINVAL | Errno::ETXTBSY) => {}
+            Err(_) => self.shares = false,
+        }
+        Ok(false)
     }
 
     /// Leaves a file to the crew.

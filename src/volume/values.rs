@@ -122,16 +122,19 @@ pub struct Capabilities {
     pub snapshots: SnapshotSupport,
     /// Whether a volume has a size.
     pub sizing: Sizing,
+    /// How a root comes from a base.
+    pub cloning: Cloning,
 }
 
 impl Capabilities {
-    /// Two renames, gradual removal, no snapshots that could be kept, no size.
+    /// Two renames, gradual removal, no snapshots that could be kept, no size, no clones.
     pub fn new() -> Self {
         Capabilities {
             commit: Commit::TwoRenames,
             removal: Removal::Gradual,
             snapshots: SnapshotSupport::Dependent,
             sizing: Sizing::Unsized,
+            cloning: Cloning::Copied,
         }
     }
 
@@ -160,6 +163,13 @@ impl Capabilities {
     #[must_use]
     pub fn with_sizing(mut self, sizing: Sizing) -> Self {
         self.sizing = sizing;
+        self
+    }
+
+    /// Sets [`Capabilities::cloning`].
+    #[must_use]
+    pub fn with_cloning(mut self, cloning: Cloning) -> Self {
+        self.cloning = cloning;
         self
     }
 }
@@ -212,6 +222,17 @@ pub enum Sizing {
     Unsized,
     /// Yes, and a staged root can grow while it is filled.
     Growable,
+}
+
+/// How a staged root comes from a base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum Cloning {
+    /// By the backend, in one step, whatever the size of the base.
+    Instant,
+    /// Entry by entry, by the caller, into an empty staged root. Files share the data of the base's where the file system can.
+    Copied,
 }
 
 /// What keeps a volume busy.
@@ -382,15 +403,17 @@ impl Usage {
 }
 
 /// What a staged root has to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct StageSpec {
     /// Its size or limit; `None` keeps the live root's, or takes the backend's default. Never set for [`Sizing::Unsized`].
     pub size: Option<ByteSize>,
+    /// The base that it is a clone of; `None`: it is empty. Never set for [`Cloning::Copied`].
+    pub base: Option<VolumeId>,
 }
 
 impl StageSpec {
-    /// With the size of the live root.
+    /// Empty, with the size of the live root.
     pub fn new() -> Self {
         Self::default()
     }
@@ -399,6 +422,13 @@ impl StageSpec {
     #[must_use]
     pub fn with_size(mut self, size: ByteSize) -> Self {
         self.size = Some(size);
+        self
+    }
+
+    /// Sets [`StageSpec::base`].
+    #[must_use]
+    pub fn with_base(mut self, base: VolumeId) -> Self {
+        self.base = Some(base);
         self
     }
 }

@@ -1,0 +1,109 @@
+//! Finding the base of an image, or making it.
+
+use std::time::{Duration, SystemTime};
+
+use super::options::BaseOptions;
+use super::{Base, Bases, memo};
+use crate::base_name::BaseName;
+use crate::digest::Sha256;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::Image;
+use crate::progress::{Phase, Wait};
+use crate::rebuild::{Rebuild, Silent};
+
+/// How old a note of a base's use may be before it is renewed: it is read to the day, not to the second.
+const USE_STEP: Duration = Duration::from_secs(60);
+
+impl Bases {
+    /// Finds the base of `image`, or makes it.
+    ///
+    /// To know which base that is takes the image's digest. It is known for an image in layers, and for one that was asked for by its
+    /// digest ([`Image::with_sha256`]), which then is not even read. The file of any other is read once and remembered with its times.
+    ///
+    /// If another process makes the same base, this waits for it.
+    ///
+    /// # Errors
+    /// Those of [`Rebuild::run`]; no base is left then, and what was there is as it was. [`ErrorKind::Unsupported`] for a stream whose digest is not
+    /// given; [`ErrorKind::Locked`] when the wait was too short; [`ErrorKind::Cancelled`].
+    pub fn ensure(&self, image: Image, options: &BaseOptions) -> Result<Base> {
+        self.ensure_base(image, options).map_err(|error| self.add_pool(error))
+    }
+
+    /// Finds a base by its name; `None` if there is none. Waits as long as `wait` says for one that is being made.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Locked`]; [`ErrorKind::Cancelled`]; what prevents the look.
+    pub fn find(&self, name: &BaseName, wait: &Wait) -> Result<Option<Base>> {
+        let look = || if self.pool.names()?.contains(name) { self.open(name, self.pool.hold(name, wait)?) } else { Ok(None) };
+        let found = look();
+        found.inspect(|base| base.iter().for_each(|_| self.note_use(name))).map_err(|error| self.add_pool(error))
+    }
+
+    /// The name that the base of `image` has, whether it exists or not.
+    ///
+    /// # Errors
+    /// As [`ensure`](Self::ensure).
+    pub fn name_of(&self, image: &Image, options: &BaseOptions) -> Result<BaseName> {
+        let digest = self.digest_of(image, options).map_err(|error| error.with_context("image", image.origin()))?;
+        let name = BaseName::new(digest);
+        Ok(match options.variant(&image.record(Some(digest))) {
+            Some(variant) => name.with_variant(variant),
+            None => name,
+        })
+    }
+
+    fn ensure_base(&self, image: Image, options: &BaseOptions) -> Result<Base> {
+        const OPERATION: &str = "make a base";
+        if image.base().is_some() || image.is_empty() {
+            return Err(
+                Error::new(ErrorKind::InvalidInput, OPERATION, "there is no image to make it from").with_remedy("name an image")
+            );
+        }
+        let name = self.name_of(&image, options)?;
+        let wait = Wait::new(options.wait, options.cancel.clone());
+        let mut image = Some(image.with_sha256(name.image()));
+        loop {
+            let hold = self.pool.hold(&name, &wait)?;
+            if let Some(base) = self.open(&name, hold)? {
+                self.note_use(&name);
+                return Ok(base);
+            }
+            // Made, and removed again before it could be held.
+            let Some(image) = image.take() else {
+                return Err(Error::new(ErrorKind::NotFound, OPERATION, "it was removed as soon as it was made")
+                    .with_context("base", &name)
+                    .with_remedy("try again"));
+            };
+            let mut volume = self.pool.volume(&name)?;
+            let rebuild = Rebuild::for_base(image, options, wait.left());
+            rebuild.create(&mut *volume).map_err(|error| error.with_context("base", &name))?;
+        }
+    }
+
+    fn digest_of(&self, image: &Image, options: &BaseOptions) -> Result<Sha256> {
+        if let Some(digest) = image.known_digest(&options.cancel)? {
+            return Ok(digest);
+        }
+        let before = image.file_state();
+        if let Some(digest) = before.as_deref().and_then(|state| memo::recall(&*self.pool, state)) {
+            return Ok(digest);
+        }
+        let progress = options.progress.as_deref().unwrap_or(&Silent);
+        progress.event(&crate::Event::Phase(Phase::Check));
+        let digest = image.digest(&options.cancel, Default::default())?;
+        if let Some(state) = before.filter(|before| image.file_state().as_ref() == Some(before)) {
+            // Only work is lost without it.
+            let _ = memo::remember(&*self.pool, &state, digest);
+        }
+        Ok(digest)
+    }
+
+    /// Notes that a base is used, not more often than is of use.
+    fn note_use(&self, name: &BaseName) {
+        let recent = |used: SystemTime| used.elapsed().is_ok_and(|since| since < USE_STEP);
+        if !self.pool.used(name).is_ok_and(|used| used.is_some_and(recent)) {
+            // A base whose use could not be noted may be collected too early, and is made again then.
+            let _ = self.pool.touch(name);
+        }
+    }
+}
