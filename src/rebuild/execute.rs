@@ -1,7 +1,7 @@
 //! Executing a plan, and leaving the volume in a state that can be told when a step fails.
 
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[cfg(feature = "tar")]
 use super::ContentsPolicy;
@@ -36,6 +36,9 @@ enum Reached {
     Committed,
 }
 
+/// For how long it holds that no one holds a volume.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// Growth goes by a quarter of the size, so that a volume that keeps filling up is grown a few times and not a few thousand; but by no less
 /// than this.
 const LEAST_GROWTH: ByteSize = ByteSize::mib(64);
@@ -62,6 +65,8 @@ pub(super) struct Execution<'a> {
     reached: Reached,
     /// Whether the volume has a live root that the new one replaces.
     exists: bool,
+    /// When the plan was made, and so the holders were asked for.
+    looked: Instant,
     root: Option<OwnedFd>,
     old_root: Option<Slot>,
     report: Report,
@@ -97,7 +102,19 @@ impl<'a> Execution<'a> {
         };
         let exists = plan.names.live;
         let reached = Reached::Nothing;
-        Execution { volume, image, options, plan, clock, reached, exists, root: None, old_root: None, report }
+        Execution {
+            volume,
+            image,
+            options,
+            plan,
+            clock,
+            reached,
+            exists,
+            looked: Instant::now(),
+            root: None,
+            old_root: None,
+            report,
+        }
     }
 
     pub(super) fn run(mut self) -> Result<Report> {
@@ -266,7 +283,7 @@ impl<'a> Execution<'a> {
 
     fn commit(&mut self, kind: CommitKind) -> Result<()> {
         // The last moment: whoever came to hold the volume while it was filled is asked to go first.
-        if self.exists && self.plan.strategy == Strategy::Swap {
+        if self.exists && self.plan.strategy == Strategy::Swap && !self.has_just_looked() {
             wait_for_holders(self.volume, &self.busy_wait())?;
         }
         if self.reached == Reached::WithoutRoot {
@@ -297,6 +314,11 @@ impl<'a> Execution<'a> {
                 Err(error)
             }
         }
+    }
+
+    /// A clone takes so little time that to ask again would take most of it; nothing keeps a holder from coming right after the answer anyway.
+    fn has_just_looked(&self) -> bool {
+        self.report.made == Made::Cloned && self.looked.elapsed() < LOOK_AGAIN
     }
 
     fn exchange(&mut self) -> Done {

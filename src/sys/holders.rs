@@ -3,20 +3,23 @@
 //! A process or a mount may see the directory under another path, in a mount namespace of its own. So the directory is first located within
 //! its file system (device and path), and every namespace's mount table tells under which paths that place shows there.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read};
-use std::os::fd::BorrowedFd;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
 
+use nix::NixPath;
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
-use nix::sys::stat::fstatat;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat, readlinkat};
+use nix::sys::stat::{Mode, fstatat};
 
 use super::call::FileId;
 use super::mounts::{self, Mount, below, join, unescape};
+use super::walk::{Order, Walk};
 use crate::error::{Error, Result};
 use crate::text::Escaped;
 use crate::volume::Holder;
@@ -26,7 +29,9 @@ const OPERATION: &str = "find out who uses the volume";
 const MAX_NAMED: usize = 100;
 /// A process with more open files than this is looked at no further.
 const MAX_FILES: usize = 1 << 16;
-const MAX_MAPS: u64 = 8 << 20;
+/// So many processes are worth a thread of their own to look at them, and no more threads than this.
+const FEW: usize = 8;
+const MAX_THREADS: usize = 4;
 
 /// Who keeps the directory `name` of `parent` busy. Mounts come first, then processes, devices and swap files.
 ///
@@ -51,31 +56,58 @@ pub(crate) fn find(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<Holder>> 
     let mut views = place.views(&own);
     views.insert(path);
     let mut namespaces = HashMap::new();
-    if let Some(id) = namespace("thread-self") {
+    let own_namespace = namespace("thread-self");
+    if let Some(id) = own_namespace.clone() {
         namespaces.insert(id, views.clone());
     }
     let mut processes = Vec::new();
     for pid in process_ids().map_err(failed)? {
-        let process = pid.to_string();
-        // A process whose namespace is hidden from us hides its links too.
-        let Some(id) = namespace(&process) else { continue };
-        let views = match namespaces.entry(id) {
-            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
-            std::collections::hash_map::Entry::Vacant(new) => {
-                // It ended, perhaps: another process of the namespace may show the table.
-                let Ok(table) = mounts::read(&format!("/proc/{process}/mountinfo")) else { continue };
-                found.add_mounts(place.mounts_on(&table), Some(pid));
-                new.insert(place.views(&table))
-            }
-        };
-        if let Some(how) = how_it_holds(&process, FileId::from(&stat), views) {
-            processes.push(Holder::Process { pid, command: command(&process), how });
+        if is_kernel_thread(pid) {
+            continue;
         }
+        // A process whose namespace is hidden from us hides its links too.
+        let Some(id) = namespace(&pid.to_string()) else { continue };
+        if let Entry::Vacant(new) = namespaces.entry(id.clone()) {
+            // It ended, perhaps: another process of the namespace may show the table.
+            let Ok(table) = mounts::read(&format!("/proc/{pid}/mountinfo")) else { continue };
+            found.add_mounts(place.mounts_on(&table), Some(pid));
+            new.insert(place.views(&table));
+        }
+        processes.push((pid, id));
     }
-    processes.into_iter().for_each(|process| found.add(process));
+    let look = |(pid, id): &(u32, Vec<u8>)| {
+        let paths = if Some(id) == own_namespace.as_ref() { Paths::Ours } else { Paths::Others };
+        let how = Process::open(*pid)?.how_it_holds(FileId::from(&stat), namespaces.get(id)?, paths, &place.device)?;
+        Some(Holder::Process { pid: *pid, command: command(*pid), how })
+    };
+    in_parts(&processes, look).into_iter().for_each(|process| found.add(process));
     add_devices(&mut found, &views);
     add_swap_files(&mut found, &views);
     Ok(found.finish())
+}
+
+/// Looks at all items, with a few threads where there are many; what is found comes in the items' order.
+fn in_parts<T: Sync, R: Send>(items: &[T], look: impl Fn(&T) -> Option<R> + Sync) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_THREADS).min(items.len() / FEW);
+    if threads < 2 {
+        return items.iter().filter_map(look).collect();
+    }
+    let look_at = |part: &[T]| part.iter().filter_map(&look).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let mut parts = items.chunks(items.len().div_ceil(threads));
+        let first = parts.next().unwrap_or_default();
+        // What no thread can be had for is done here.
+        let begin = |part| std::thread::Builder::new().spawn_scoped(scope, move || look_at(part)).map_err(|_| part);
+        let others: Vec<_> = parts.map(begin).collect();
+        let mut all = look_at(first);
+        for other in others {
+            match other {
+                Ok(thread) => all.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))),
+                Err(part) => all.extend(look_at(part)),
+            }
+        }
+        all
+    })
 }
 
 /// Where the directory lies, whatever paths lead there.
@@ -219,62 +251,104 @@ impl Found {
     }
 }
 
-/// The mount namespace of a process, by a name that is the same for all of its processes.
-fn namespace(process: &str) -> Option<(u64, u64)> {
-    let namespace = fs::metadata(format!("/proc/{process}/ns/mnt")).ok()?;
-    Some((namespace.dev(), namespace.ino()))
+/// The mount namespace of a process, by a name that is the same for all processes in it.
+fn namespace(process: &str) -> Option<Vec<u8>> {
+    link(AT_FDCWD, format!("/proc/{process}/ns/mnt").as_str())
 }
 
+/// Whether it is a thread of the kernel, which has no program, and neither files nor memory of its own.
+fn is_kernel_thread(pid: u32) -> bool {
+    readlinkat(AT_FDCWD, format!("/proc/{pid}/exe").as_str()) == Err(Errno::ENOENT)
+}
+
+/// What a link reads as. Of those in `/proc` that says enough, and costs much less than to look at what they lead to.
+fn link<P: ?Sized + NixPath>(dir: BorrowedFd<'_>, path: &P) -> Option<Vec<u8>> {
+    readlinkat(dir, path).ok().map(OsString::into_vec)
+}
+
+/// All processes, without the kernel's own threads where there is a list of them.
 fn process_ids() -> io::Result<BTreeSet<u32>> {
+    const KTHREADD: u32 = 2;
     let entries = fs::read_dir("/proc")?;
-    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+    let mut ids: BTreeSet<u32> = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    if fs::read(format!("/proc/{KTHREADD}/comm")).is_ok_and(|name| name == b"kthreadd\n")
+        && let Ok(threads) = fs::read_to_string(format!("/proc/{KTHREADD}/task/{KTHREADD}/children"))
+    {
+        threads.split_ascii_whitespace().filter_map(|id| id.parse().ok()).for_each(|id| _ = ids.remove(&id));
+        ids.remove(&KTHREADD);
+    }
+    Ok(ids)
 }
 
-fn command(process: &str) -> String {
-    let name = fs::read(format!("/proc/{process}/comm")).unwrap_or_default();
+fn command(pid: u32) -> String {
+    let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     Escaped(name.strip_suffix(b"\n").unwrap_or(&name)).to_string()
 }
 
-/// The most telling way in which a process holds the directory.
-fn how_it_holds(process: &str, top: FileId, views: &BTreeSet<Vec<u8>>) -> Option<String> {
-    let inside = |path: &[u8]| views.iter().find_map(|view| Some(below(path, view)?.to_owned()));
-    let link = |link: &str| Some(fs::read_link(format!("/proc/{process}/{link}")).ok()?.into_os_string().into_vec());
-    let said = |what: &str, rest: &[u8]| {
-        if rest.is_empty() { what.to_owned() } else { format!("{what} {}", Escaped(rest)) }
-    };
-    for (name, what) in [("root", "root directory"), ("cwd", "working directory")] {
-        if let Some(rest) = inside(&link(name)?) {
-            return Some(said(what, &rest));
-        }
-        // Under a path that no mount table explains, after a chroot in another namespace for instance.
-        let directory = fs::metadata(format!("/proc/{process}/{name}")).ok();
-        if directory.is_some_and(|directory| (FileId { dev: directory.dev(), ino: directory.ino() }) == top) {
-            return Some(what.to_owned());
-        }
-    }
-    if let Some(rest) = link("exe").and_then(|path| inside(&path)) {
-        return Some(said("executable", &rest));
-    }
-    let files = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten().take(MAX_FILES);
-    let mut open = files.filter_map(|file| Some(fs::read_link(file.path()).ok()?.into_os_string().into_vec()));
-    if let Some(rest) = open.find_map(|path| inside(&path)) {
-        return Some(said("open file", &rest));
-    }
-    mapped_file(process, inside).map(|rest| said("mapped file", &rest))
+/// In whose mount namespace the paths of a process are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Paths {
+    Ours,
+    Others,
 }
 
-fn mapped_file(process: &str, inside: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
-    first_mapped(fs::File::open(format!("/proc/{process}/maps")).ok()?, inside)
-}
+/// A process, by its directory in `/proc`.
+struct Process(OwnedFd);
 
-fn first_mapped(maps: impl Read, inside: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
-    // When the process ends meanwhile, this read and every further one fail.
-    let mut lines = BufReader::new(maps.take(MAX_MAPS)).split(b'\n').map_while(Result::ok);
-    lines.find_map(|line| {
-        // Paths are the only field that holds a slash.
-        let start = line.iter().position(|&byte| byte == b'/')?;
-        inside(&unescape(line.get(start..)?))
-    })
+impl Process {
+    /// `None` for one that has ended.
+    fn open(pid: u32) -> Option<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        open(format!("/proc/{pid}").as_str(), flags, Mode::empty()).ok().map(Process)
+    }
+
+    fn link(&self, name: &CStr) -> Option<Vec<u8>> {
+        link(self.0.as_fd(), name)
+    }
+
+    /// The most telling way in which the process holds the directory.
+    fn how_it_holds(&self, top: FileId, views: &BTreeSet<Vec<u8>>, paths: Paths, device: &[u8]) -> Option<String> {
+        let inside = |path: &[u8]| views.iter().find_map(|view| Some(below(path, view)?.to_owned()));
+        let said = |what: &str, rest: &[u8]| {
+            if rest.is_empty() { what.to_owned() } else { format!("{what} {}", Escaped(rest)) }
+        };
+        for (name, what) in [(c"root", "root directory"), (c"cwd", "working directory")] {
+            let path = self.link(name)?;
+            if let Some(rest) = inside(&path) {
+                return Some(said(what, &rest));
+            }
+            // A path in our own namespace says where it leads.
+            if paths == Paths::Ours && path.starts_with(b"/") {
+                continue;
+            }
+            // Under a path that no mount table explains, after a chroot in another namespace for instance.
+            let directory = fstatat(&self.0, name, AtFlags::empty());
+            if directory.is_ok_and(|directory| FileId::from(&directory) == top) {
+                return Some(what.to_owned());
+            }
+        }
+        if let Some(rest) = self.link(c"exe").and_then(|path| inside(&path)) {
+            return Some(said("executable", &rest));
+        }
+        if let Some(rest) = self.open_file(inside) {
+            return Some(said("open file", &rest));
+        }
+        let maps = openat(&self.0, c"maps", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+        super::maps::find(maps.into(), device, inside).map(|rest| said("mapped file", &rest))
+    }
+
+    fn open_file(&self, inside: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let files = openat(&self.0, c"fd", flags, Mode::empty()).ok()?;
+        let mut walk = Walk::new(files, c"fd", Order::Listed).ok()?;
+        for _ in 0..MAX_FILES {
+            walk.advance().ok()??;
+            if let Some(rest) = link(walk.dir().ok()?, walk.name()).and_then(|path| inside(&path)) {
+                return Some(rest);
+            }
+        }
+        None
+    }
 }
 
 fn add_devices(found: &mut Found, views: &BTreeSet<Vec<u8>>) {
@@ -305,19 +379,6 @@ fn add_swap_files(found: &mut Found, views: &BTreeSet<Vec<u8>>) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_process_that_ends_while_it_is_looked_at_is_passed_over() {
-        struct Gone;
-        impl Read for Gone {
-            fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
-                Err(std::io::Error::from_raw_os_error(libc::ESRCH))
-            }
-        }
-        let maps = b"00-10 r-xp 0 08:01 1 /srv/c1/bin/sh\n".chain(Gone);
-        let inside = |path: &[u8]| path.strip_prefix(b"/srv/c1/").map(<[u8]>::to_vec);
-        assert_eq!(first_mapped(maps, inside), Some(b"bin/sh".to_vec()));
-        assert_eq!(first_mapped(Gone, inside), None);
-    }
     use std::fs::File;
     use std::os::fd::AsFd;
     use std::path::Path;
@@ -418,7 +479,7 @@ mod tests {
         let path = pool.join("c1/sub/file");
         let file = File::create(&path).unwrap();
         let me = std::process::id();
-        let expected = |how: &str| Holder::Process { pid: me, command: command("self"), how: how.to_owned() };
+        let expected = |how: &str| Holder::Process { pid: me, command: command(std::process::id()), how: how.to_owned() };
         assert_eq!(holders(pool), [expected("open file sub/file")]);
         fs::remove_file(&path).unwrap();
         assert_eq!(holders(pool), [expected("open file sub/file (deleted)")]);

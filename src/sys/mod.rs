@@ -16,6 +16,8 @@ pub(crate) mod clone;
 #[cfg(any(feature = "btrfs", feature = "dir"))]
 pub(crate) mod holders;
 pub(crate) mod lock;
+#[cfg(any(feature = "btrfs", feature = "dir"))]
+mod maps;
 #[cfg(any(feature = "btrfs", feature = "dir", feature = "tar"))]
 #[cfg_attr(
     not(any(feature = "btrfs", feature = "dir")),
