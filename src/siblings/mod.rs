@@ -65,6 +65,7 @@ pub(crate) enum Start {
     #[default]
     Empty,
     /// With all that a base holds, durably.
+    #[cfg_attr(not(feature = "btrfs"), allow(dead_code, reason = "directories are copied"))]
     Clone,
 }
 
