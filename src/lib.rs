@@ -30,6 +30,7 @@
 //! - [`Rebuild`] replaces a volume's root: [`plan`](Rebuild::plan) shows what it would do, [`run`](Rebuild::run) does it.
 //! - [`recover`] brings a volume back to exactly one complete root after a kill or a loss of power. Every rebuild begins with it.
 //! - [`RebuildableVolume`] is what a backend implements; a third party can write another one, and run the `conformance` suite on it.
+//! - [`Bases`] makes an image into a root once and clones it for every rebuild: by a snapshot on btrfs, in a few milliseconds whatever its size.
 //! - [`unpack`](mod@unpack) puts a tar stream on disk, faithful, contained and bounded. It is of use without the rest.
 //!
 //! # What it does not do

@@ -10,13 +10,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{Mode, UtimensatFlags, fstatat, futimens, mkdirat, utimensat};
+use nix::sys::stat::{Mode, UtimensatFlags, fstat, fstatat, futimens, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use super::RESERVED;
 use crate::base_name::BaseName;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Wait;
 use crate::sys::call::retry;
 use crate::sys::lock::FileLock;
@@ -74,10 +74,22 @@ impl BasesDir {
     /// The folder; `None` if it does not exist.
     pub(crate) fn folder(&self, operation: &'static str) -> Result<Option<OwnedFd>> {
         match retry(|| openat(&self.dir, FOLDER, directory() | OFlag::O_NOFOLLOW, Mode::empty())) {
-            Ok(folder) => Ok(Some(folder)),
+            Ok(folder) => self.check_folder(&folder, operation).map(|()| Some(folder)),
             Err(Errno::ENOENT) => Ok(None),
             Err(error) => Err(self.failed(operation, "cannot open its folder of bases", error)),
         }
+    }
+
+    /// Whoever can write there decides what all new roots hold.
+    fn check_folder(&self, folder: &OwnedFd, operation: &'static str) -> Result<()> {
+        let stat = fstat(folder).map_err(|error| self.failed(operation, "cannot look at its folder of bases", error))?;
+        let writable = Mode::from_bits_truncate(stat.st_mode).intersects(Mode::S_IWGRP | Mode::S_IWOTH);
+        if stat.st_uid == geteuid().as_raw() && !writable {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::PermissionDenied, operation, "others may write to its folder of bases, reroot-bases")
+            .with_context("pool", self.id())
+            .with_remedy("see what is in it; then chown it to the user this runs as, and chmod it to 0700"))
     }
 
     /// Makes the folder, closed to everyone else: a base holds programs that run with the rights of root.
