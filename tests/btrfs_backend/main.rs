@@ -8,6 +8,7 @@ mod loopfs;
 
 mod kept;
 mod nested;
+mod power;
 mod quotas;
 mod snapshots;
 mod unprivileged;
