@@ -105,7 +105,9 @@ fn tables(memory: &Path, image: &Path) {
         let [small, large] = [image, &large].map(|image| make_base(&bases, image));
         let floor = Floor::new(&pool, Path::new(small.id().name()));
         let mut made = 0;
-        for clones in [1, 10, 100, 300, 1000] {
+        // With qgroups the kernel counts every shared extent anew for every root, and a thousand take it hours.
+        let most = if quotas == "qgroups" { 100 } else { 1000 };
+        for clones in [1, 10, 100, 300, 1000].into_iter().filter(|&clones| clones <= most) {
             for number in made..clones {
                 let mut volume = BtrfsVolume::open(pool.join(format!("containers/clone-{number}"))).unwrap();
                 Rebuild::from_base(&small).run(&mut volume).unwrap();
