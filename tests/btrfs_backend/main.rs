@@ -11,6 +11,7 @@ mod nested;
 mod power;
 mod quotas;
 mod snapshots;
+mod space;
 mod unprivileged;
 
 use std::ffi::OsStr;
