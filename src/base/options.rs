@@ -108,8 +108,11 @@ impl BaseOptions {
     pub(super) fn variant(&self, image: &ImageRecord) -> Option<Sha256> {
         let mut said = String::new();
         let mut say = |what: std::fmt::Arguments<'_>| _ = writeln!(said, "{what}");
-        if self.devices == DevicePolicy::Skip {
-            say(format_args!("without devices"));
+        match self.devices {
+            DevicePolicy::Create => {}
+            DevicePolicy::Skip => say(format_args!("without devices")),
+            // Whoever refuses them must not get a base that someone else has made with them.
+            DevicePolicy::Refuse => say(format_args!("devices refused")),
         }
         if let Some(shift) = &self.shift {
             for (whose, map) in [("uid", &shift.uids), ("gid", &shift.gids)] {

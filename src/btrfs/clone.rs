@@ -68,7 +68,8 @@ impl BtrfsVolume {
     pub(super) fn warn_of_clone(&self, warnings: &mut Vec<Warning>) {
         if let Some(what) = self.staging.how_data_is_written() {
             warnings.push(Warning::new(format!(
-                "the files of the base are stored as the base has them; what is written from now on is {what}"
+                "what the base holds is stored, and its folders pass on, as the base has it; only what is new at the top of the root, and what \
+                 comes of that, is {what}"
             )));
         }
     }

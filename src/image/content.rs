@@ -29,7 +29,8 @@ use crate::digest::Sha256;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::CancelToken;
 use crate::record::Origin;
-use crate::unpack::{Hooks, Tally, Unified, UnpackOptions, Unpacked, copy_tree, scan_stream, unpack_stream};
+use crate::size::ByteSize;
+use crate::unpack::{DevicePolicy, Hooks, Limits, Tally, Unified, UnpackOptions, Unpacked, copy_tree, scan_stream, unpack_stream};
 
 /// What an image is made of.
 #[derive(Debug)]
@@ -114,9 +115,18 @@ impl Target<'_> {
         }
     }
 
-    /// What shapes the content was settled when the base was made.
+    /// What shapes the content was settled when the base was made, and so was how much it may be: that it is there shows that it may be so
+    /// large.
     fn base(self, base: BorrowedFd<'_>, options: &UnpackOptions, hooks: &mut dyn Hooks) -> Result<Unpacked> {
-        let options = UnpackOptions { strip: None, shift: None, unified: Unified::No, ..options.clone() };
+        let limits = Limits {
+            entries: u64::MAX,
+            bytes: ByteSize::from_bytes(u64::MAX),
+            file_size: ByteSize::from_bytes(u64::MAX),
+            path: usize::MAX,
+            header: ByteSize::from_bytes(u64::MAX),
+        };
+        let devices = DevicePolicy::Create;
+        let options = UnpackOptions { strip: None, shift: None, unified: Unified::No, limits, devices, ..options.clone() };
         match self {
             Target::Root(root) => copy_tree(base, root, &options, hooks),
             Target::Nowhere => Ok(Unpacked::default()),

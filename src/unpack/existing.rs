@@ -93,7 +93,14 @@ impl Existing {
     }
 
     fn failed(&self, name: &CStr, message: &str, error: impl Into<io::Error>) -> Error {
-        Error::io(self.operation, message, error).with_context("entry", Escaped(&self.path_of(name)))
+        let error = Error::io(self.operation, message, error).with_context("entry", Escaped(&self.path_of(name)));
+        match error.kind() {
+            // That of an image's file of passwords often says that not even its owner may read it.
+            ErrorKind::PermissionDenied => {
+                error.with_remedy("run as root, who can read what its owner may not, or rebuild from the image without a base")
+            }
+            _ => error,
+        }
     }
 
     /// Opens and enters the directory that the walk is at; `None` if it is no directory, or one that is a mount point.
@@ -177,8 +184,9 @@ impl Existing {
             |error| Error::io(self.operation, "cannot read its extended attributes", error).with_context("entry", Escaped(&path));
         for name in xattr::list(target).map_err(failed)? {
             let ours = path.is_empty() && ATTRIBUTES.contains(&name.as_c_str());
-            // XFS lists the ACLs by the name it stores them under too.
-            if ours || name.to_bytes().starts_with(b"trusted.SGI_ACL_") {
+            // XFS lists the ACLs by the name it stores them under too. How btrfs stores a file it takes from the folder the file is made in: it
+            // is the pool's choice, and not the image's.
+            if ours || [&b"trusted.SGI_ACL_"[..], b"btrfs."].iter().any(|prefix| name.to_bytes().starts_with(prefix)) {
                 continue;
             }
             if let Some(value) = xattr::get(target, &name).map_err(failed)? {
