@@ -2,6 +2,9 @@
 
 #![cfg(all(feature = "dir", feature = "tar", feature = "gzip", feature = "zstd"))]
 
+#[path = "common/examples.rs"]
+mod examples;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,20 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/sample/sample.tar.zst");
-
-/// Cargo builds the examples beside the tests.
-fn example(name: &str) -> Command {
-    let tests = std::env::current_exe().unwrap();
-    let path = std::env::var_os("REROOT_EXAMPLES")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| tests.parent().unwrap().parent().unwrap().join("examples"))
-        .join(name);
-    assert!(path.exists(), "{} is not built: run `cargo build --examples`", path.display());
-    let mut command = Command::new(path);
-    command.stdin(Stdio::null());
-    command
-}
+use examples::{SAMPLE, assert_status, example};
 
 struct Pool(tempfile::TempDir);
 
@@ -67,13 +57,6 @@ impl Pool {
             fs::read_dir(self.0.path().join("containers")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["c1"]);
     }
-}
-
-#[track_caller]
-fn assert_status(output: &Output, status: i32) -> serde_json::Value {
-    let shown = format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(status), "{shown}");
-    serde_json::from_slice(&output.stdout).unwrap_or_default()
 }
 
 #[test]

@@ -67,7 +67,10 @@ pub(crate) fn open_pool(spec: &str) -> Result<Bases> {
 /// The pool of a volume: the folder of the folder it lies in.
 #[cfg(feature = "tar")]
 pub(crate) fn pool_of(volume: &str) -> Result<String> {
-    let (scheme, path) = volume.split_once(':').unwrap_or(("", volume));
+    let Some((scheme, path)) = volume.split_once(':') else {
+        return Err(Error::new(ErrorKind::InvalidInput, "find the pool", format!("{volume:?} names no backend"))
+            .with_remedy(format!("write dir:{volume}")));
+    };
     let path = std::path::absolute(path).map_err(|error| Error::io("find the pool", "there is no current directory", error))?;
     let folder = path.parent().unwrap_or(&path);
     Ok(format!("{scheme}:{}", folder.parent().unwrap_or(folder).display()))

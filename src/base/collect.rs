@@ -136,7 +136,11 @@ impl Bases {
     /// [`ErrorKind::Locked`] and [`ErrorKind::Busy`] if someone holds it when `wait` has ended, and [`ErrorKind::HasDependents`] if a volume depends
     /// on it: it stays. What fails in the midst of the removal leaves a base that is whole or none.
     pub fn remove(&self, name: &BaseName, wait: &Wait) -> Result<()> {
-        self.take_away(name, None, wait).map(drop).map_err(|error| self.add_pool(error.with_context("base", name)))
+        let remove = || match self.pool.names()?.contains(name) {
+            true => self.take_away(name, None, wait).map(drop),
+            false => Ok(()),
+        };
+        remove().map_err(|error| self.add_pool(error.with_context("base", name)))
     }
 
     /// Removes a base, unless `policy` has it stay.

@@ -39,17 +39,23 @@ impl Bases {
         found.inspect(|base| base.iter().for_each(|_| self.note_use(name))).map_err(|error| self.add_pool(error))
     }
 
-    /// The name that the base of `image` has, whether it exists or not.
+    /// The name that the base of `image` has, whether it exists or not. Changes nothing: what was read is not remembered.
     ///
     /// # Errors
     /// As [`ensure`](Self::ensure).
     pub fn name_of(&self, image: &Image, options: &BaseOptions) -> Result<BaseName> {
-        let digest = self.digest_of(image, options).map_err(|error| error.with_context("image", image.origin()))?;
+        self.find_name(image, options).map(|(name, _)| name).map_err(|error| self.add_pool(error))
+    }
+
+    /// The name, and what is worth remembering of how it was found.
+    fn find_name(&self, image: &Image, options: &BaseOptions) -> Result<(BaseName, Option<String>)> {
+        let (digest, state) = self.digest_of(image, options).map_err(|error| error.with_context("image", image.origin()))?;
         let name = BaseName::new(digest);
-        Ok(match options.variant(&image.record(Some(digest))) {
+        let name = match options.variant(&image.record(Some(digest))) {
             Some(variant) => name.with_variant(variant),
             None => name,
-        })
+        };
+        Ok((name, state))
     }
 
     fn ensure_base(&self, image: Image, options: &BaseOptions) -> Result<Base> {
@@ -59,7 +65,11 @@ impl Bases {
                 Error::new(ErrorKind::InvalidInput, OPERATION, "there is no image to make it from").with_remedy("name an image")
             );
         }
-        let name = self.name_of(&image, options)?;
+        let (name, state) = self.find_name(&image, options)?;
+        if let Some(state) = state {
+            // Only work is lost without it.
+            let _ = memo::remember(&*self.pool, &state, name.image());
+        }
         let wait = Wait::new(options.wait, options.cancel.clone());
         let mut image = Some(image.with_sha256(name.image()));
         loop {
@@ -80,22 +90,19 @@ impl Bases {
         }
     }
 
-    fn digest_of(&self, image: &Image, options: &BaseOptions) -> Result<Sha256> {
+    /// The digest, and the state of the file that was read for it if that tells it from every other.
+    fn digest_of(&self, image: &Image, options: &BaseOptions) -> Result<(Sha256, Option<String>)> {
         if let Some(digest) = image.known_digest(&options.cancel)? {
-            return Ok(digest);
+            return Ok((digest, None));
         }
         let before = image.file_state();
         if let Some(digest) = before.as_deref().and_then(|state| memo::recall(&*self.pool, state)) {
-            return Ok(digest);
+            return Ok((digest, None));
         }
         let progress = options.progress.as_deref().unwrap_or(&Silent);
         progress.event(&crate::Event::Phase(Phase::Check));
         let digest = image.digest(&options.cancel, Default::default())?;
-        if let Some(state) = before.filter(|before| image.file_state().as_ref() == Some(before)) {
-            // Only work is lost without it.
-            let _ = memo::remember(&*self.pool, &state, digest);
-        }
-        Ok(digest)
+        Ok((digest, before.filter(|before| image.file_state().as_ref() == Some(before))))
     }
 
     /// Notes that a base is used, not more often than is of use.

@@ -8,13 +8,17 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
 use super::BtrfsVolume;
+use super::quota::Kept;
 use crate::error::{Error, ErrorKind, Result, Space};
 use crate::size::ByteSize;
-use crate::sys::btrfs::quota::{self, Limits};
+use crate::sys::btrfs::quota::{self, Limits, Mode as Counting, Status};
 use crate::sys::btrfs::subvolume::{self, Access};
-use crate::sys::btrfs::{Refused, lookup};
+use crate::sys::btrfs::{self, Refused, lookup};
 use crate::sys::call::retry;
-use crate::volume::{VolumeId, Warning};
+use crate::volume::{StageSpec, VolumeId, Warning};
+
+const ELSEWHERE: &str = "the base lies on another file system than the volume";
+const MAKE_ONE: &str = "make a base in the volume's pool";
 
 impl BtrfsVolume {
     /// Opens a base to be cloned: a read-only subvolume.
@@ -22,7 +26,7 @@ impl BtrfsVolume {
         let add = |error: Error| self.add_volume(error.with_context("base", base));
         let unusable = |why: &str| add(Error::new(ErrorKind::Unsupported, operation, format!("the base {why}")));
         if base.scheme() != self.place.id().scheme() {
-            return Err(unusable("is of another backend").with_remedy("make a base in this volume's pool"));
+            return Err(unusable("is of another backend").with_remedy(MAKE_ONE));
         }
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let root = retry(|| open(Path::new(base.name()), flags, Mode::empty()))
@@ -40,15 +44,35 @@ impl BtrfsVolume {
     /// Says of a snapshot that could not be made why, where the kernel's word for it needs one.
     pub(super) fn explain_clone(error: Error) -> Error {
         match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EXDEV) => error
-                .with_kind(ErrorKind::Unsupported)
-                .with_remedy("the base lies on another file system than the volume: make one in the volume's pool"),
+            Some(Errno::EXDEV) => error.with_kind(ErrorKind::Unsupported).with_remedy(format!("{ELSEWHERE}: {MAKE_ONE}")),
             Some(Errno::EPERM) => error.with_remedy("only root may clone a base that is another user's"),
             _ => error,
         }
     }
 
-    /// Refuses a clone that is larger than its limits: the kernel lets it be, and refuses every write after.
+    /// Refuses a base that this volume cannot become a clone of, before an old root goes for it.
+    pub(super) fn check_base(&self, spec: &StageSpec) -> Result<()> {
+        const OPERATION: &str = "clone the base";
+        let Some(base) = &spec.base else { return Ok(()) };
+        let root = self.open_base(base, OPERATION)?;
+        let refused = |refused: Refused| self.refusal(OPERATION, "cannot tell its file system", refused);
+        let [ours, theirs] = [self.place.parent(), root.as_fd()].map(btrfs::file_system);
+        if ours.map_err(refused)? != theirs.map_err(refused)? {
+            let error = Error::new(ErrorKind::Unsupported, OPERATION, ELSEWHERE).with_remedy(MAKE_ONE);
+            return Err(self.add_volume(error.with_context("base", base)));
+        }
+        // A simple quota counts for a clone only what is first written in it.
+        if !matches!(quota::status(root.as_fd()), Ok(Some(Status { mode: Counting::Full, consistent: true }))) {
+            return Ok(());
+        }
+        let kept = match self.place.open_live_or_retired(OPERATION)? {
+            Some(live) => self.kept_quota(live.as_fd(), OPERATION)?,
+            None => Kept::Nothing,
+        };
+        self.check_clone(root.as_fd(), kept.limits(spec.size), OPERATION)
+    }
+
+    /// Refuses a clone that is larger than its limits: the kernel lets it be, and refuses every write after. `root` is the clone, or its base.
     pub(super) fn check_clone(&self, root: BorrowedFd<'_>, limits: Limits, operation: &'static str) -> Result<()> {
         let Some(limit) = limits.referenced else { return Ok(()) };
         let refused = |refused: Refused| self.refusal(operation, "cannot read its qgroup", refused);

@@ -323,7 +323,8 @@ impl RebuildableVolume for BtrfsVolume {
     }
 
     fn check_spec(&self, spec: &StageSpec) -> Result<()> {
-        self.check_quota(spec, "size the volume").map(drop)
+        self.check_quota(spec, "size the volume")?;
+        self.check_base(spec)
     }
 
     fn stage(&mut self, spec: &StageSpec) -> Result<OwnedFd> {

@@ -59,6 +59,17 @@ pub(super) enum Kept {
     Hidden(Limits),
 }
 
+impl Kept {
+    /// The limits of the next staged root, of this size if one is asked for.
+    pub(super) fn limits(&self, wanted: Option<ByteSize>) -> Limits {
+        let kept = match self {
+            Kept::Group(group) => group.limits,
+            Kept::Nothing | Kept::Hidden(_) => Limits::default(),
+        };
+        wanted.map_or(kept, |size| at_least(kept, size))
+    }
+}
+
 pub(super) fn bytes(size: ByteSize) -> u64 {
     size.bytes()
 }
@@ -160,17 +171,10 @@ impl BtrfsVolume {
     /// Gives a new staged root its limits.
     pub(super) fn limit(&self, root: BorrowedFd<'_>, spec: &StageSpec, warnings: &mut Vec<Warning>) -> Result<()> {
         const OPERATION: &str = "limit the staged root";
-        let kept = match &self.kept {
-            Kept::Group(group) => group.limits,
-            Kept::Hidden(limits) => {
-                if *limits != Limits::default() {
-                    warnings.push(Warning::new("the qgroup limits of the old root could not be kept; run as root to keep them"));
-                }
-                Limits::default()
-            }
-            Kept::Nothing => Limits::default(),
-        };
-        let limits = spec.size.map_or(kept, |size| at_least(kept, size));
+        if matches!(&self.kept, Kept::Hidden(limits) if *limits != Limits::default()) {
+            warnings.push(Warning::new("the qgroup limits of the old root could not be kept; run as root to keep them"));
+        }
+        let limits = self.kept.limits(spec.size);
         if spec.base.is_some() {
             self.warn_of_clone(warnings);
         }

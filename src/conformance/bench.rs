@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::manifest::{DirectoryTimes, Manifest, ManifestOptions};
 use super::tree::Tree;
 use super::{CaseOutcome, Factory, Failure, Pool};
+use crate::base::Bases;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::progress::{CancelToken, Wait};
@@ -63,6 +64,15 @@ impl Bench {
 
     pub(super) fn volume(&self) -> Result<Box<dyn RebuildableVolume>> {
         self.pool.volume(NAME)
+    }
+
+    /// The bases of the pool, or the reason why the backend has none.
+    pub(super) fn bases(&self) -> Check<Result<Bases, String>> {
+        match self.pool.bases() {
+            Ok(pool) => Ok(Ok(Bases::new(pool))),
+            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(Err(error.message().to_owned())),
+            Err(error) => Err(error.into()),
+        }
     }
 
     pub(super) fn scratch(&self) -> &Path {

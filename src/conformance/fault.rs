@@ -1,22 +1,24 @@
-//! [`Faulty`]: a volume whose primitives fail where they are told to.
+//! [`Faulty`] and [`FaultyPool`]: a volume and a pool of bases whose primitives fail where they are told to.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
+use crate::base_name::BaseName;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Wait;
 use crate::record::ImageRecord;
 use crate::size::ByteSize;
 use crate::volume::{
-    Capabilities, Holder, Names, RebuildableVolume, Reclaiming, RootId, RootMetadata, Slot, Snapshot, StageSpec, Tidied, Usage,
-    UsageDetail, VolumeId, VolumeLock, Warning,
+    BasePool, Capabilities, Holder, Names, RebuildableVolume, Reclaiming, RootId, RootMetadata, Slot, Snapshot, StageSpec, Tidied,
+    Usage, UsageDetail, VolumeId, VolumeLock, Warning,
 };
 
-/// A method of [`RebuildableVolume`] that can fail.
+/// A method of [`RebuildableVolume`], or of [`BasePool`], that can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "each is named after its method")]
+#[expect(missing_docs, reason = "each is named after its method; those that begin with `Base` after one of the pool's")]
 pub enum Primitive {
     Lock,
     Names,
@@ -34,11 +36,21 @@ pub enum Primitive {
     Purge,
     Discard,
     Tidy,
+    BaseNames,
+    BaseVolume,
+    BaseHold,
+    BaseOpen,
+    BaseClones,
+    BaseUsed,
+    BaseTouch,
+    BaseForget,
+    BaseMemo,
+    BaseSetMemo,
 }
 
 impl Primitive {
     /// All of them.
-    pub const ALL: [Primitive; 16] = [
+    pub const ALL: [Primitive; 26] = [
         Primitive::Lock,
         Primitive::Names,
         Primitive::Identity,
@@ -55,6 +67,16 @@ impl Primitive {
         Primitive::Purge,
         Primitive::Discard,
         Primitive::Tidy,
+        Primitive::BaseNames,
+        Primitive::BaseVolume,
+        Primitive::BaseHold,
+        Primitive::BaseOpen,
+        Primitive::BaseClones,
+        Primitive::BaseUsed,
+        Primitive::BaseTouch,
+        Primitive::BaseForget,
+        Primitive::BaseMemo,
+        Primitive::BaseSetMemo,
     ];
 }
 
@@ -77,6 +99,16 @@ impl fmt::Display for Primitive {
             Primitive::Purge => "purge",
             Primitive::Discard => "discard",
             Primitive::Tidy => "tidy",
+            Primitive::BaseNames => "base-names",
+            Primitive::BaseVolume => "base-volume",
+            Primitive::BaseHold => "base-hold",
+            Primitive::BaseOpen => "base-open",
+            Primitive::BaseClones => "base-clones",
+            Primitive::BaseUsed => "base-used",
+            Primitive::BaseTouch => "base-touch",
+            Primitive::BaseForget => "base-forget",
+            Primitive::BaseMemo => "base-memo",
+            Primitive::BaseSetMemo => "base-set-memo",
         })
     }
 }
@@ -188,8 +220,14 @@ impl fmt::Display for Call {
 #[derive(Debug)]
 pub struct Faulty<V> {
     inner: V,
+    faults: Faults,
+}
+
+/// Where to fail, and what was called; shared by the volumes of one pool.
+#[derive(Debug, Clone, Default)]
+struct Faults {
     fault: Option<(FaultPoint, Fault)>,
-    log: RefCell<Log>,
+    log: Arc<Mutex<Log>>,
 }
 
 #[derive(Debug, Default)]
@@ -198,53 +236,23 @@ struct Log {
     fired: bool,
 }
 
-impl<V: RebuildableVolume> Faulty<V> {
-    /// `inner` with its calls written down.
-    pub fn new(inner: V) -> Self {
-        Faulty { inner, fault: None, log: RefCell::default() }
+impl Faults {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes `fault` happen at `point`, once.
-    #[must_use]
-    pub fn with_fault(mut self, point: FaultPoint, fault: Fault) -> Self {
-        self.fault = Some((point, fault));
-        self
-    }
-
-    /// The calls so far, in their order.
-    pub fn calls(&self) -> Vec<Call> {
-        self.log.borrow().calls.clone()
-    }
-
-    /// Whether the fault has happened.
-    pub fn fired(&self) -> bool {
-        self.log.borrow().fired
-    }
-
-    /// The volume, without faults.
-    pub fn into_inner(self) -> V {
-        self.inner
-    }
-
-    /// Writes a call down; returns its place in the log.
-    fn begin(&self, primitive: Primitive, arguments: String) -> Result<usize> {
+    /// Makes a call, writes it down, and fails where that is due.
+    fn call<T>(&self, primitive: Primitive, arguments: String, call: impl FnOnce() -> Result<T>) -> Result<T> {
         let (index, occurrence) = {
-            let calls = &mut self.log.borrow_mut().calls;
+            let calls = &mut self.log().calls;
             let occurrence = calls.iter().filter(|call| call.primitive == primitive).count() as u32 + 1;
             calls.push(Call { primitive, occurrence, arguments, succeeded: false });
             (calls.len() - 1, occurrence)
         };
         self.fail_at(FaultPoint::new(primitive, occurrence, When::Before))?;
-        Ok(index)
-    }
-
-    fn end<T>(&self, index: usize, result: Result<T>) -> Result<T> {
-        let value = result?;
-        let point = self.log.borrow().calls.get(index).map(|call| FaultPoint::new(call.primitive, call.occurrence, When::After));
-        if let Some(point) = point {
-            self.fail_at(point)?;
-        }
-        if let Some(call) = self.log.borrow_mut().calls.get_mut(index) {
+        let value = call()?;
+        self.fail_at(FaultPoint::new(primitive, occurrence, When::After))?;
+        if let Some(call) = self.log().calls.get_mut(index) {
             call.succeeded = true;
         }
         Ok(value)
@@ -253,7 +261,7 @@ impl<V: RebuildableVolume> Faulty<V> {
     fn fail_at(&self, point: FaultPoint) -> Result<()> {
         match self.fault {
             Some((at, fault)) if at == point => {
-                self.log.borrow_mut().fired = true;
+                self.log().fired = true;
                 match fault {
                     Fault::Error(kind) => Err(Error::new(kind, "carry on", format!("made to fail {point}"))),
                     Fault::Kill => kill(),
@@ -262,16 +270,127 @@ impl<V: RebuildableVolume> Faulty<V> {
             _ => Ok(()),
         }
     }
+}
+
+impl<V: RebuildableVolume> Faulty<V> {
+    /// `inner` with its calls written down.
+    pub fn new(inner: V) -> Self {
+        Faulty { inner, faults: Faults::default() }
+    }
+
+    /// Makes `fault` happen at `point`, once.
+    #[must_use]
+    pub fn with_fault(mut self, point: FaultPoint, fault: Fault) -> Self {
+        self.faults.fault = Some((point, fault));
+        self
+    }
+
+    /// The calls so far, in their order.
+    pub fn calls(&self) -> Vec<Call> {
+        self.faults.log().calls.clone()
+    }
+
+    /// Whether the fault has happened.
+    pub fn fired(&self) -> bool {
+        self.faults.log().fired
+    }
+
+    /// The volume, without faults.
+    pub fn into_inner(self) -> V {
+        self.inner
+    }
 
     fn observe<T>(&self, primitive: Primitive, arguments: String, call: impl FnOnce(&V) -> Result<T>) -> Result<T> {
-        let index = self.begin(primitive, arguments)?;
-        self.end(index, call(&self.inner))
+        self.faults.call(primitive, arguments, || call(&self.inner))
     }
 
     fn change<T>(&mut self, primitive: Primitive, arguments: String, call: impl FnOnce(&mut V) -> Result<T>) -> Result<T> {
-        let index = self.begin(primitive, arguments)?;
-        let result = call(&mut self.inner);
-        self.end(index, result)
+        self.faults.call(primitive, arguments, || call(&mut self.inner))
+    }
+}
+
+/// A pool of bases that hands every call on to another one, as [`Faulty`] does: one log and one fault for the pool and all volumes it
+/// returns.
+///
+/// Put it in an [`Arc`] to ask for the [`calls`](Self::calls) when it has become part of a [`Bases`](crate::Bases).
+#[derive(Debug)]
+pub struct FaultyPool<P> {
+    inner: P,
+    faults: Faults,
+}
+
+impl<P: BasePool> FaultyPool<P> {
+    /// `inner` with its calls written down.
+    pub fn new(inner: P) -> Self {
+        FaultyPool { inner, faults: Faults::default() }
+    }
+
+    /// Makes `fault` happen at `point`, once.
+    #[must_use]
+    pub fn with_fault(mut self, point: FaultPoint, fault: Fault) -> Self {
+        self.faults.fault = Some((point, fault));
+        self
+    }
+
+    /// The calls so far, in their order.
+    pub fn calls(&self) -> Vec<Call> {
+        self.faults.log().calls.clone()
+    }
+
+    /// Whether the fault has happened.
+    pub fn fired(&self) -> bool {
+        self.faults.log().fired
+    }
+
+    fn observe<T>(&self, primitive: Primitive, call: impl FnOnce(&P) -> Result<T>) -> Result<T> {
+        self.faults.call(primitive, String::new(), || call(&self.inner))
+    }
+}
+
+impl<P: BasePool> BasePool for FaultyPool<P> {
+    fn id(&self) -> VolumeId {
+        self.inner.id()
+    }
+
+    fn names(&self) -> Result<Vec<BaseName>> {
+        self.observe(Primitive::BaseNames, P::names)
+    }
+
+    fn volume(&self, name: &BaseName) -> Result<Box<dyn RebuildableVolume>> {
+        let inner = self.observe(Primitive::BaseVolume, |pool| pool.volume(name))?;
+        Ok(Box::new(Faulty { inner, faults: self.faults.clone() }))
+    }
+
+    fn hold(&self, name: &BaseName, wait: &Wait) -> Result<VolumeLock> {
+        self.observe(Primitive::BaseHold, |pool| pool.hold(name, wait))
+    }
+
+    fn open(&self, name: &BaseName) -> Result<Option<OwnedFd>> {
+        self.observe(Primitive::BaseOpen, |pool| pool.open(name))
+    }
+
+    fn clones(&self, name: &BaseName) -> Result<Vec<String>> {
+        self.observe(Primitive::BaseClones, |pool| pool.clones(name))
+    }
+
+    fn used(&self, name: &BaseName) -> Result<Option<SystemTime>> {
+        self.observe(Primitive::BaseUsed, |pool| pool.used(name))
+    }
+
+    fn touch(&self, name: &BaseName) -> Result<()> {
+        self.observe(Primitive::BaseTouch, |pool| pool.touch(name))
+    }
+
+    fn forget(&self, name: &BaseName) -> Result<()> {
+        self.observe(Primitive::BaseForget, |pool| pool.forget(name))
+    }
+
+    fn memo(&self) -> Result<Vec<u8>> {
+        self.observe(Primitive::BaseMemo, P::memo)
+    }
+
+    fn set_memo(&self, memo: &[u8]) -> Result<()> {
+        self.observe(Primitive::BaseSetMemo, |pool| pool.set_memo(memo))
     }
 }
 

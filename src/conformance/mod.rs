@@ -2,7 +2,7 @@
 //!
 //! Who writes a backend implements [`Factory`] and [`Pool`] for it, in some hundred lines, and calls [`run_all`], or makes a test of each
 //! of [`cases()`]. The suite is exact: it compares whole trees by [`Manifest`], makes every primitive fail before and
-//! after it was carried out ([`Faulty`]), and demands that the volume holds the old root or the new one, whole, every time.
+//! after it was carried out ([`Faulty`], [`FaultyPool`]), and demands that the volume holds the old root or the new one, whole, every time.
 //!
 //! What it cannot do from within one process, a kill at any moment, the crash tests of this crate do with the same pieces.
 //!
@@ -20,7 +20,7 @@ pub mod fault;
 pub mod manifest;
 pub mod tree;
 
-pub use fault::Faulty;
+pub use fault::{Faulty, FaultyPool};
 pub use manifest::{Manifest, ManifestOptions};
 pub use tree::Tree;
 
@@ -28,9 +28,9 @@ use std::fmt;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::size::ByteSize;
-use crate::volume::{RebuildableVolume, Slot};
+use crate::volume::{BasePool, RebuildableVolume, Slot};
 
 /// Makes pools on one backend, in one configuration.
 pub trait Factory: Send + Sync {
@@ -85,7 +85,16 @@ pub trait Pool: Send + Sync {
     /// [`Unsupported`](crate::ErrorKind::Unsupported), with the reason, unless this is a [confined pool](Factory::confined_pool).
     fn limit_space(&self, free: ByteSize) -> Result<Held>;
 
-    /// The names of all that is in the pool besides the live roots of volumes and their snapshots; sorted.
+    /// The bases of the pool. Two calls give two handles to the same ones.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported), with the reason, unless the backend keeps bases; cases about them then do not apply.
+    fn bases(&self) -> Result<Box<dyn BasePool>> {
+        Err(Error::new(ErrorKind::Unsupported, "open the bases", "the backend keeps no bases"))
+    }
+
+    /// The names of all that is in the pool besides the live roots of volumes, their snapshots, complete bases and what is kept to know their
+    /// use; sorted.
     ///
     /// # Errors
     /// Whatever prevents it.

@@ -140,6 +140,10 @@ impl RebuildableVolume for DirVolume {
             let why = "a directory has no size";
             return Err(self.add_volume(Error::new(ErrorKind::Unsupported, "stage a root", why)));
         }
+        if spec.base.is_some() {
+            let why = "a directory is cloned from nothing in one step";
+            return Err(self.add_volume(Error::new(ErrorKind::Unsupported, "stage a root", why)));
+        }
         let make = |parent: BorrowedFd<'_>, name: &_| mkdirat(parent, name, Mode::S_IRWXU);
         let unmake = |parent: BorrowedFd<'_>, name: &_| unlinkat(parent, name, UnlinkatFlags::RemoveDir);
         self.staging.stage(&self.place, Start::Empty, make, |_, _| Ok(()), unmake)

@@ -35,7 +35,7 @@ use crate::progress::{CancelToken, Phase, Progress, Wait};
 use crate::size::ByteSize;
 #[cfg(feature = "tar")]
 use crate::unpack::{DevicePolicy, IdShift, Limits, LossPolicy};
-use crate::volume::{RebuildableVolume, UsageDetail};
+use crate::volume::{RebuildableVolume, Slot, UsageDetail};
 
 /// How long a source may stay silent unless [`Rebuild::stall_limit`] says otherwise.
 const STALL_LIMIT: Duration = Duration::from_secs(300);
@@ -286,9 +286,17 @@ fn run(volume: &mut dyn RebuildableVolume, image: &mut Image, options: &Options,
     let mut clock = Clock::new(&*options.progress);
     clock.enter(Phase::Recover);
     let _lock = volume.lock(&Wait::new(options.lock_wait, options.cancel.clone()))?;
-    let recovered = recover_locked(volume)?;
-    if existing == Existing::Keep && volume.names()?.live {
-        return Ok(None);
+    let mut recovered = recover_locked(volume)?;
+    if existing == Existing::Keep {
+        if volume.names()?.live {
+            return Ok(None);
+        }
+        if recovered.is_without_root() {
+            // What is left of a base is nobody's only root: it has no properties to keep, and no one misses it.
+            volume.discard(Slot::Staged)?;
+            volume.discard(Slot::Retired)?;
+            recovered = Recovery::default();
+        }
     }
     clock.enter(Phase::Plan);
     let busy = Wait::new(options.busy_wait, options.cancel.clone());

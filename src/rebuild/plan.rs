@@ -220,7 +220,7 @@ pub(super) fn make(
     let detail = if options.strategy == Strategy::InPlace { UsageDetail::Full } else { detail };
     let usage = volume.usage(detail)?;
     check_shrink(options.size, usage.size)?;
-    volume.check_spec(&stage_spec(options.size, cloned.clone()))?;
+    check_spec(volume, options, &cloned, usage.size)?;
 
     let mut steps: Vec<_> = recovery.into_iter().filter(|action| *action != RecoverAction::NoRoot).map(Step::Recover).collect();
     let in_place = options.strategy == Strategy::InPlace && live;
@@ -277,6 +277,18 @@ pub(super) fn stage_spec(size: Option<ByteSize>, base: Option<VolumeId>) -> Stag
     spec.size = size;
     spec.base = base;
     spec
+}
+
+/// Refuses what the backend is known to refuse, also by the largest size that the volume may be grown to.
+fn check_spec(volume: &dyn RebuildableVolume, options: &Options, base: &Option<VolumeId>, current: Option<ByteSize>) -> Result<()> {
+    let error = match volume.check_spec(&stage_spec(options.size, base.clone())) {
+        Err(error) if matches!(error.kind(), ErrorKind::NoSpace(_)) => error,
+        checked => return checked,
+    };
+    match (options.size.or(current), options.max_size) {
+        (Some(now), Some(max)) if now < max => volume.check_spec(&stage_spec(Some(max), base.clone())),
+        _ => Err(error),
+    }
 }
 
 /// The base that an image is.

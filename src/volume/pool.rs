@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{RebuildableVolume, VolumeId, VolumeLock};
@@ -55,3 +56,22 @@ pub trait BasePool: fmt::Debug + Send + Sync {
     /// Stores a text of up to 7 KiB of printable ASCII for the whole pool.
     fn set_memo(&self, memo: &[u8]) -> Result<()>;
 }
+
+macro_rules! forward_pool {
+    ($($ty:ty),*) => {$(
+        impl<P: BasePool + ?Sized> BasePool for $ty {
+            fn id(&self) -> VolumeId { (**self).id() }
+            fn names(&self) -> Result<Vec<BaseName>> { (**self).names() }
+            fn volume(&self, name: &BaseName) -> Result<Box<dyn RebuildableVolume>> { (**self).volume(name) }
+            fn hold(&self, name: &BaseName, wait: &Wait) -> Result<VolumeLock> { (**self).hold(name, wait) }
+            fn open(&self, name: &BaseName) -> Result<Option<OwnedFd>> { (**self).open(name) }
+            fn clones(&self, name: &BaseName) -> Result<Vec<String>> { (**self).clones(name) }
+            fn used(&self, name: &BaseName) -> Result<Option<SystemTime>> { (**self).used(name) }
+            fn touch(&self, name: &BaseName) -> Result<()> { (**self).touch(name) }
+            fn forget(&self, name: &BaseName) -> Result<()> { (**self).forget(name) }
+            fn memo(&self) -> Result<Vec<u8>> { (**self).memo() }
+            fn set_memo(&self, memo: &[u8]) -> Result<()> { (**self).set_memo(memo) }
+        }
+    )*};
+}
+forward_pool!(Box<P>, Arc<P>);

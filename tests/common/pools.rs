@@ -12,11 +12,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use nix::fcntl::posix_fallocate;
 use nix::sys::statvfs::fstatvfs;
 use reroot::conformance::{Factory, Held, Pool};
-use reroot::dir::DirVolume;
-use reroot::volume::{Commit, Slot};
-use reroot::{ByteSize, Error, ErrorKind, RebuildableVolume, Result};
+use reroot::dir::{DirBases, DirVolume};
+use reroot::volume::{BasePool, Commit, Slot};
+use reroot::{BaseName, ByteSize, Error, ErrorKind, RebuildableVolume, Result};
 #[cfg(feature = "btrfs")]
-use reroot::{CancelToken, Image, Rebuild, Wait, btrfs::BtrfsVolume, btrfs::QuotaPolicy};
+use reroot::{
+    Bases, CancelToken, Image, Rebuild, Wait,
+    base::{CollectPolicy, References},
+    btrfs::{BtrfsBases, BtrfsVolume, QuotaPolicy},
+};
 
 use super::Folder;
 use super::loopfs::{Kind, LoopFs};
@@ -68,6 +72,20 @@ impl Backend {
             #[cfg(feature = "btrfs")]
             Backend::Btrfs(_) => Box::new(BtrfsVolume::open(path)?.with_commit(commit)),
         })
+    }
+
+    /// The bases of the pool in this folder.
+    pub(crate) fn bases(self, pool: &Path) -> Result<Box<dyn BasePool>> {
+        Ok(match self {
+            Backend::Dir => Box::new(DirBases::open(pool)?),
+            #[cfg(feature = "btrfs")]
+            Backend::Btrfs(_) => Box::new(BtrfsBases::open(pool)?),
+        })
+    }
+
+    /// The bases of the pool in which this volume lies, two folders up.
+    pub(crate) fn pool_of(self, volume: &Path) -> Result<Box<dyn BasePool>> {
+        self.bases(volume.parent().and_then(Path::parent).unwrap_or(volume))
     }
 
     /// Makes a file system ready for it.
@@ -324,6 +342,10 @@ impl Pool for DirPool {
         }
     }
 
+    fn bases(&self) -> Result<Box<dyn BasePool>> {
+        self.backend.bases(self.folder.path())
+    }
+
     fn leftovers(&self) -> Result<Vec<String>> {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let mut left = Vec::new();
@@ -345,9 +367,30 @@ impl Pool for DirPool {
                 }
             }
         }
+        left.extend(left_of_bases(self.folder.path()).map_err(|error| failed("cannot list the bases", error))?);
         left.sort();
         Ok(left)
     }
+}
+
+/// What lies in the folder of a pool's bases besides complete ones, the times of their use, and the memo.
+pub(crate) fn left_of_bases(pool: &Path) -> io::Result<Vec<String>> {
+    let folder = pool.join("reroot-bases");
+    let entries = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut left = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let base = name.strip_suffix(".reroot-used").unwrap_or(&name);
+        let known = name == "memo" || base.parse::<BaseName>().is_ok() && folder.join(base).is_dir();
+        if !known {
+            left.push(format!("reroot-bases/{name}"));
+        }
+    }
+    left.sort();
+    Ok(left)
 }
 
 #[cfg(feature = "btrfs")]
@@ -356,7 +399,11 @@ impl Drop for DirPool {
         if self.backend == Backend::Dir {
             return;
         }
-        // Read-only snapshots do not go with the folder.
+        // What is read-only does not go with the folder.
+        if let Ok(bases) = self.bases().map(Bases::new) {
+            let policy = CollectPolicy::unused_for(std::time::Duration::ZERO).with_references(References::Ignore);
+            let _ = bases.collect(&policy, &CancelToken::new());
+        }
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         for name in names.iter() {
             let Ok(mut volume) = BtrfsVolume::open(self.path(name, Slot::Live)) else { continue };

@@ -1,4 +1,4 @@
-//! The process that is killed: a rebuild or a recovery of a volume, told by environment variables what to do.
+//! The process that is killed: a rebuild or a recovery of a volume, or one that makes or removes a base, told by environment variables what to do.
 
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -7,9 +7,10 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use reroot::conformance::fault::{Fault, FaultPoint, Faulty, Primitive, When};
+use reroot::base::{BaseOptions, CollectPolicy, References};
+use reroot::conformance::fault::{Fault, FaultPoint, Faulty, FaultyPool, Primitive, When};
 use reroot::volume::Commit;
-use reroot::{CancelToken, Event, Image, Phase, Progress, Rebuild, RebuildableVolume, Result, Strategy, Wait, recover};
+use reroot::{Bases, CancelToken, Event, Image, Phase, Progress, Rebuild, RebuildableVolume, Result, Strategy, Wait, recover};
 
 use super::common::pools::Backend;
 
@@ -24,32 +25,49 @@ const POINT: &str = "REROOT_CRASH_POINT";
 pub(crate) enum Job {
     Rebuild(Strategy, Commit),
     Recover,
+    /// The same as a rebuild, from the base of the image.
+    FromBase(Strategy, Commit),
+    /// Makes the base of the image.
+    MakeBase,
+    /// Removes all bases that can go.
+    CollectBases,
 }
 
 impl Job {
     /// All of them, numbered as they are passed on.
-    const ALL: [Job; 4] = [
+    const ALL: [Job; 9] = [
         Job::Rebuild(Strategy::Swap, Commit::Exchange),
         Job::Rebuild(Strategy::Swap, Commit::TwoRenames),
         Job::Rebuild(Strategy::InPlace, Commit::Exchange),
         Job::Recover,
+        Job::FromBase(Strategy::Swap, Commit::Exchange),
+        Job::FromBase(Strategy::Swap, Commit::TwoRenames),
+        Job::FromBase(Strategy::InPlace, Commit::Exchange),
+        Job::MakeBase,
+        Job::CollectBases,
     ];
 
     pub(crate) fn commit(self) -> Commit {
         match self {
-            Job::Rebuild(_, commit) => commit,
-            Job::Recover => Commit::Exchange,
+            Job::Rebuild(_, commit) | Job::FromBase(_, commit) => commit,
+            Job::Recover | Job::MakeBase | Job::CollectBases => Commit::Exchange,
         }
     }
 
     pub(crate) fn is_in_place(self) -> bool {
-        matches!(self, Job::Rebuild(Strategy::InPlace, _))
+        matches!(self, Job::Rebuild(Strategy::InPlace, _) | Job::FromBase(Strategy::InPlace, _))
     }
 
-    /// Does it. The image is not looked at by a recovery.
+    /// Whether its steps are those of bases, and not of the volume.
+    fn is_of_bases(self) -> bool {
+        matches!(self, Job::MakeBase | Job::CollectBases)
+    }
+
+    /// Does it. The image is not looked at by a recovery and a collection.
     pub(crate) fn run(
         self,
         volume: &mut Faulty<Box<dyn RebuildableVolume>>,
+        bases: &Bases,
         image: &Path,
         progress: Arc<dyn Progress>,
     ) -> Result<()> {
@@ -60,6 +78,19 @@ impl Job {
                 rebuild.progress(progress).run(volume).map(drop)
             }
             Job::Recover => recover(volume, &Wait::new(Duration::from_secs(20), CancelToken::new())).map(drop),
+            Job::FromBase(strategy, _) => {
+                let base = bases.ensure(Image::open(image)?, &BaseOptions::new())?;
+                let rebuild = Rebuild::from_base(&base).strategy(strategy).busy_wait(Duration::from_secs(10));
+                rebuild.progress(progress).run(volume).map(drop)
+            }
+            Job::MakeBase => {
+                let options = BaseOptions::new().with_progress(progress);
+                bases.ensure(Image::open(image)?, &options).map(drop)
+            }
+            Job::CollectBases => {
+                let policy = CollectPolicy::unused_for(Duration::ZERO).with_references(References::Ignore);
+                bases.collect(&policy, &CancelToken::new()).map(drop)
+            }
         }
     }
 }
@@ -99,13 +130,18 @@ pub(crate) fn run_if_asked() -> Option<i32> {
         let job = *job.parse().ok().and_then(|index: usize| Job::ALL.get(index)).ok_or("no such job")?;
         let path = std::env::var_os(VOLUME).ok_or("no volume")?;
         let backend = Backend::from_scheme(&std::env::var(BACKEND).unwrap_or_default()).ok_or("no such backend")?;
-        let volume = backend.open(path.as_ref(), job.commit()).map_err(|error| error.report().to_string())?;
-        let mut volume = Faulty::new(volume);
+        let volume = backend.open(path.as_ref(), job.commit()).map_err(report)?;
+        let (mut volume, mut pool) = (Faulty::new(volume), FaultyPool::new(backend.pool_of(path.as_ref()).map_err(report)?));
         if let Ok(point) = std::env::var(POINT) {
-            volume = volume.with_fault(read_point(&point).ok_or("no such point")?, Fault::Kill);
+            let point = read_point(&point).ok_or("no such point")?;
+            if job.is_of_bases() {
+                pool = pool.with_fault(point, Fault::Kill);
+            } else {
+                volume = volume.with_fault(point, Fault::Kill);
+            }
         }
         let image = std::env::var_os(IMAGE).unwrap_or_default();
-        job.run(&mut volume, image.as_ref(), Arc::new(Tell)).map_err(|error| error.report().to_string())
+        job.run(&mut volume, &Bases::new(pool), image.as_ref(), Arc::new(Tell)).map_err(report)
     })();
     match result {
         Ok(()) => Some(0),
@@ -114,6 +150,10 @@ pub(crate) fn run_if_asked() -> Option<i32> {
             Some(1)
         }
     }
+}
+
+fn report(error: reroot::Error) -> String {
+    error.report().to_string()
 }
 
 fn write_point(point: FaultPoint) -> String {

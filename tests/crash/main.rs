@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bases;
 mod child;
 #[cfg(feature = "btrfs")]
 mod nested;
@@ -27,6 +28,16 @@ const KILLS: [(&str, Job, usize); 3] = [
     ("swap_by_exchange", Job::Rebuild(Strategy::Swap, Commit::Exchange), 105),
     ("swap_by_two_renames", Job::Rebuild(Strategy::Swap, Commit::TwoRenames), 70),
     ("in_place", Job::Rebuild(Strategy::InPlace, Commit::Exchange), 45),
+];
+
+/// Kills at random moments of what makes or removes a base.
+const BASE_KILLS: usize = 24;
+
+/// Rebuilds from a base, killed at every step: where, and what.
+const FROM_BASE: [(&str, Job); 3] = [
+    ("swap_by_exchange", Job::FromBase(Strategy::Swap, Commit::Exchange)),
+    ("in_place", Job::FromBase(Strategy::InPlace, Commit::Exchange)),
+    ("swap_by_two_renames", Job::FromBase(Strategy::Swap, Commit::TwoRenames)),
 ];
 
 /// Kills children, and enters in the table what they left.
@@ -77,6 +88,16 @@ fn main() {
         }
         let run = Box::new(move |table: &mut Table| steps::kill_recover_at_every_step(backend, table));
         trials.push(trial(format!("{prefix}every_step::recover"), run));
+        for (name, job) in FROM_BASE {
+            let run = Box::new(move |table: &mut Table| steps::kill_at_every_step(backend, job, table));
+            trials.push(trial(format!("{prefix}from_base::{name}"), run));
+        }
+        for (name, job) in [("make", Job::MakeBase), ("collect", Job::CollectBases)] {
+            let run = Box::new(move |table: &mut Table| bases::kill_at_every_step(backend, job, table));
+            trials.push(trial(format!("{prefix}bases::every_step::{name}"), run));
+            let run = Box::new(move |table: &mut Table| bases::kill_at_random(backend, job, BASE_KILLS / share, seed, table));
+            trials.push(trial(format!("{prefix}bases::random::{name}"), run));
+        }
     }
     #[cfg(feature = "btrfs")]
     for (name, job, kills) in KILLS {

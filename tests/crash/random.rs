@@ -9,7 +9,7 @@ use super::child::{End, Job, Running};
 use super::common::pools::Backend;
 use super::stand::{Found, Stand, Table, Which};
 
-const ENTRIES: usize = 2000;
+pub(crate) const ENTRIES: usize = 2000;
 /// After every so many kills the next rebuild is made to the end, uninterrupted.
 const WHOLE_EVERY: usize = 10;
 /// After every so many kills the recovery is killed too.
@@ -47,13 +47,13 @@ impl Random {
 }
 
 /// How long a job takes, and its phases.
-struct Course {
+pub(crate) struct Course {
     whole: Duration,
     phases: Vec<(Phase, Duration)>,
 }
 
 /// Lets the job run to its end in a child, and takes the times.
-fn measure(stand: &Stand, job: Job, image: Which) -> Result<Course, String> {
+pub(crate) fn measure(stand: &Stand, job: Job, image: Which) -> Result<Course, String> {
     let begun = Instant::now();
     let mut running = Running::start(stand.backend, job, &stand.volume_path(), stand.image(image), None)?;
     let mut starts = Vec::new();
@@ -70,7 +70,7 @@ fn measure(stand: &Stand, job: Job, image: Which) -> Result<Course, String> {
 }
 
 /// Half of the kills fall anywhere in the whole course, half into a phase chosen first, so that the short ones get theirs.
-fn kill_somewhere(
+pub(crate) fn kill_somewhere(
     stand: &Stand,
     job: Job,
     image: Which,

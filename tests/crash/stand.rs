@@ -10,8 +10,8 @@ use std::time::Duration;
 use reroot::conformance::fault::Faulty;
 use reroot::conformance::manifest::{DirectoryTimes, Manifest, ManifestOptions};
 use reroot::conformance::tree::Tree;
-use reroot::volume::{Names, Removal, RootId, Slot};
-use reroot::{CancelToken, Event, Progress, RebuildableVolume, RecoverAction, Strategy, Wait, recover};
+use reroot::volume::{BasePool, Names, Removal, RootId, Slot};
+use reroot::{Bases, CancelToken, Event, Progress, RebuildableVolume, RecoverAction, Strategy, Wait, recover};
 
 use super::child::Job;
 use super::common::Folder;
@@ -93,6 +93,20 @@ impl Stand {
         self.backend.open(&self.volume_path(), job.commit()).map_err(report)
     }
 
+    /// The bases of the pool, which lie beside the folder of the volume.
+    pub(crate) fn pool_of_bases(&self) -> Result<Box<dyn BasePool>, String> {
+        self.backend.pool_of(&self.volume_path()).map_err(report)
+    }
+
+    pub(crate) fn bases(&self) -> Result<Bases, String> {
+        self.pool_of_bases().map(Bases::new)
+    }
+
+    /// The folder in which the bases' own lies.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub(crate) fn image(&self, which: Which) -> &Path {
         &self.images[which as usize].0
     }
@@ -100,7 +114,7 @@ impl Stand {
     /// Rebuilds the volume, in this process, and demands that it worked.
     pub(crate) fn rebuild(&self, job: Job, which: Which) -> Result<Faulty<Box<dyn RebuildableVolume>>, String> {
         let mut volume = Faulty::new(self.volume(job)?);
-        job.run(&mut volume, self.image(which), Arc::new(Silent)).map_err(report)?;
+        job.run(&mut volume, &self.bases()?, self.image(which), Arc::new(Silent)).map_err(report)?;
         match self.live()? {
             Some(found) if found == which => self.expect_alone()?,
             other => return Err(format!("a rebuild from {which:?} left {other:?}")),
@@ -119,7 +133,7 @@ impl Stand {
     }
 
     /// Which root is live; an error if it is neither of the two, whole.
-    fn live(&self) -> Result<Option<Which>, String> {
+    pub(crate) fn live(&self) -> Result<Option<Which>, String> {
         let path = self.volume_path();
         if !path.exists() {
             return Ok(None);
@@ -189,7 +203,7 @@ impl Stand {
     }
 }
 
-fn report(error: reroot::Error) -> String {
+pub(crate) fn report(error: reroot::Error) -> String {
     error.report().to_string()
 }
 

@@ -10,7 +10,7 @@ use super::child::{End, Job, Running};
 use super::common::pools::Backend;
 use super::stand::{Found, Stand, Table, Which};
 
-const ENTRIES: usize = 100;
+pub(crate) const ENTRIES: usize = 100;
 
 pub(crate) fn kill_at_every_step(backend: Backend, job: Job, table: &mut Table) -> Result<(), String> {
     let stand = Stand::new(backend, ENTRIES)?;
@@ -41,16 +41,17 @@ pub(crate) fn kill_at_every_step(backend: Backend, job: Job, table: &mut Table) 
             live = Some(next);
         }
     }
+    super::bases::expect_clean(&stand)?;
     let kills = calls.len() * 2;
     if table.kills() == kills { Ok(()) } else { Err(format!("{} kills, not {kills}", table.kills())) }
 }
 
-fn row(call: &Call, point: FaultPoint) -> String {
+pub(crate) fn row(call: &Call, point: FaultPoint) -> String {
     format!("{} {call}", point.when)
 }
 
 /// Runs the job towards the other root in a child that kills itself at the point.
-fn kill_at(stand: &Stand, job: Job, old: Which, point: FaultPoint) -> Result<(), String> {
+pub(crate) fn kill_at(stand: &Stand, job: Job, old: Which, point: FaultPoint) -> Result<(), String> {
     match Running::start(stand.backend, job, &stand.volume_path(), stand.image(old.other()), Some(point))?.end()? {
         (End::Killed, _) => Ok(()),
         (End::Done, _) => Err("the child took another way and ended".into()),
@@ -80,7 +81,7 @@ pub(crate) fn kill_recover_at_every_step(backend: Backend, table: &mut Table) ->
         interrupt()?;
         let mut volume = reroot::conformance::fault::Faulty::new(stand.volume(job)?);
         Job::Recover
-            .run(&mut volume, Path::new(""), std::sync::Arc::new(super::stand::Silent))
+            .run(&mut volume, &stand.bases()?, Path::new(""), std::sync::Arc::new(super::stand::Silent))
             .map_err(|error| error.report().to_string())?;
         for point in volume.calls().iter().flat_map(Call::points) {
             let case = || -> Result<Found, String> {

@@ -174,7 +174,7 @@ pub(super) fn cancelling_in_place(factory: &dyn Factory) -> Outcome {
 }
 
 /// Bytes that no file system can compress.
-fn noise(length: usize) -> Vec<u8> {
+pub(super) fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {

@@ -1,10 +1,16 @@
 //! An error before and after every primitive of a rebuild.
 
-use crate::conformance::bench::{Bench, Check, LIVE, NAME, NONE, Outcome, ensure, new_tree, old_tree};
+use std::path::PathBuf;
+
+use crate::base::{BaseOptions, Bases, Verdict};
+use crate::base_name::BaseName;
+use crate::conformance::bench::{Bench, Check, LIVE, NAME, NONE, Outcome, ensure, new_tree, old_tree, soon, tar};
 use crate::conformance::fault::{Fault, Faulty};
 use crate::conformance::manifest::Manifest;
 use crate::conformance::{CaseOutcome::*, Factory, Failure};
 use crate::error::{Error, ErrorKind, Outcome as State, Result};
+use crate::image::Image;
+use crate::progress::CancelToken;
 use crate::rebuild::{Rebuild, RecoverAction, SnapshotPolicy, Strategy};
 use crate::volume::{Names, RebuildableVolume, Removal, Slot};
 
@@ -13,6 +19,15 @@ use crate::volume::{Names, RebuildableVolume, Removal, Slot};
 struct Scenario {
     before: Before,
     strategy: Strategy,
+    source: Source,
+}
+
+/// What the new root is made from.
+#[derive(Clone, Copy, PartialEq)]
+enum Source {
+    Image,
+    /// The base of the image, which is there.
+    Base,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -26,19 +41,35 @@ enum Before {
 }
 
 pub(super) fn errors_in_a_swap(factory: &dyn Factory) -> Outcome {
-    every_point(factory, Scenario { before: Before::Root, strategy: Strategy::Swap })
+    every_point(factory, Scenario { before: Before::Root, strategy: Strategy::Swap, source: Source::Image })
 }
 
 pub(super) fn errors_in_a_swap_with_purge(factory: &dyn Factory) -> Outcome {
-    every_point(factory, Scenario { before: Before::RootWithSnapshot, strategy: Strategy::Swap })
+    every_point(factory, Scenario { before: Before::RootWithSnapshot, strategy: Strategy::Swap, source: Source::Image })
 }
 
 pub(super) fn errors_in_a_first_rebuild(factory: &dyn Factory) -> Outcome {
-    every_point(factory, Scenario { before: Before::Nothing, strategy: Strategy::Swap })
+    every_point(factory, Scenario { before: Before::Nothing, strategy: Strategy::Swap, source: Source::Image })
 }
 
 pub(super) fn errors_in_place(factory: &dyn Factory) -> Outcome {
-    every_point(factory, Scenario { before: Before::Root, strategy: Strategy::InPlace })
+    every_point(factory, Scenario { before: Before::Root, strategy: Strategy::InPlace, source: Source::Image })
+}
+
+pub(super) fn errors_in_a_swap_from_a_base(factory: &dyn Factory) -> Outcome {
+    every_point(factory, Scenario { before: Before::Root, strategy: Strategy::Swap, source: Source::Base })
+}
+
+pub(super) fn errors_in_a_swap_with_purge_from_a_base(factory: &dyn Factory) -> Outcome {
+    every_point(factory, Scenario { before: Before::RootWithSnapshot, strategy: Strategy::Swap, source: Source::Base })
+}
+
+pub(super) fn errors_in_a_first_rebuild_from_a_base(factory: &dyn Factory) -> Outcome {
+    every_point(factory, Scenario { before: Before::Nothing, strategy: Strategy::Swap, source: Source::Base })
+}
+
+pub(super) fn errors_in_place_from_a_base(factory: &dyn Factory) -> Outcome {
+    every_point(factory, Scenario { before: Before::Root, strategy: Strategy::InPlace, source: Source::Base })
 }
 
 fn every_point(factory: &dyn Factory, scenario: Scenario) -> Outcome {
@@ -47,14 +78,22 @@ fn every_point(factory: &dyn Factory, scenario: Scenario) -> Outcome {
     if scenario.before == Before::RootWithSnapshot && bench.volume()?.snapshots()?.is_empty() {
         return Ok(NotApplicable("there are no snapshots".into()));
     }
+    let image = bench.file(&tar(&new_tree())?)?;
+    let source = match scenario.source {
+        Source::Image => Given::Image(image),
+        Source::Base => match bench.bases()? {
+            Ok(bases) => Given::Base(bases.ensure(Image::open(image)?, &BaseOptions::new())?.name().clone(), bases),
+            Err(why) => return Ok(NotApplicable(why)),
+        },
+    };
     let mut volume = Faulty::new(bench.volume()?);
-    scenario.run(&bench, &mut volume)?;
+    scenario.run(&source, &mut volume)?;
     let calls = volume.calls();
     bench.expect_only(&new_tree())?;
     for point in calls.iter().flat_map(|call| call.points()) {
         scenario.prepare(&bench)?;
         let mut volume = Faulty::new(bench.volume()?).with_fault(point, Fault::Error(ErrorKind::Io));
-        let result = scenario.run(&bench, &mut volume);
+        let result = scenario.run(&source, &mut volume);
         let calls = volume.calls();
         let check = || -> Check {
             ensure!(volume.fired(), "the run took another way");
@@ -74,7 +113,31 @@ fn every_point(factory: &dyn Factory, scenario: Scenario) -> Outcome {
             failure.during(format!("an error {point}; {result}\n  calls: {}\n  ", calls.join(", ")))
         })?;
     }
+    if let Given::Base(name, bases) = &source {
+        let verdict = bases.verify(name, &CancelToken::new())?;
+        ensure!(verdict == Verdict::Intact, "in the end the base is not what it was: {verdict}");
+    }
     Ok(Passed)
+}
+
+/// The image, or a base of it.
+enum Given {
+    Image(PathBuf),
+    Base(BaseName, Bases),
+}
+
+impl Given {
+    fn rebuild(&self) -> Result<Rebuild> {
+        match self {
+            Given::Image(path) => Ok(Rebuild::new(Image::open(path)?)),
+            // Held for as long as the rebuild takes, and no longer: the lock would be left over in the pool.
+            Given::Base(name, bases) => {
+                let base = bases.find(name, &soon())?;
+                let gone = || Error::new(ErrorKind::NotFound, "find the base", "it is gone");
+                base.map(|base| Rebuild::from_base(&base)).ok_or_else(gone)
+            }
+        }
+    }
 }
 
 impl Scenario {
@@ -102,8 +165,8 @@ impl Scenario {
         }
     }
 
-    fn run(self, bench: &Bench, volume: &mut dyn RebuildableVolume) -> Result<()> {
-        let rebuild = Rebuild::new(bench.image(&new_tree())?).strategy(self.strategy);
+    fn run(self, source: &Given, volume: &mut dyn RebuildableVolume) -> Result<()> {
+        let rebuild = source.rebuild()?.strategy(self.strategy);
         let policy = if self.before == Before::RootWithSnapshot { SnapshotPolicy::Purge } else { SnapshotPolicy::Refuse };
         rebuild.snapshots(policy).run(volume).map(drop)
     }

@@ -1,5 +1,7 @@
 //! The cases, by what they are about.
 
+mod bases;
+mod bases_failing;
 mod concurrency;
 mod contract;
 mod failures;
@@ -63,11 +65,39 @@ pub(super) fn all() -> Vec<Case> {
             a_full_pool_changes_nothing
             a_retry_after_a_failure_works
             an_exchange_that_turns_out_impossible;
+        bases:
+            looking_for_bases_changes_nothing
+            a_base_is_made_once
+            a_base_gives_the_root_of_its_image
+            a_base_is_recorded
+            properties_are_kept_from_a_base
+            in_place_from_a_base
+            detaching_from_a_base
+            plans_from_a_base_are_what_runs
+            policies_hold_from_a_base
+            a_held_base_is_not_removed
+            a_removed_base_leaves_its_volumes
+            collecting_heeds_its_policy
+            a_changed_base_is_found_out
+            ten_volumes_of_one_base;
+        bases_failing:
+            unusable_images_make_no_base
+            unfinished_bases_are_made
+            staging_a_base_that_is_none
+            a_base_larger_than_the_volume
+            cancelling_from_a_base
+            a_full_pool_makes_no_base
+            errors_in_making_a_base
+            errors_in_removing_a_base;
         injection:
             errors_in_a_swap
             errors_in_a_swap_with_purge
             errors_in_a_first_rebuild
-            errors_in_place;
+            errors_in_place
+            errors_in_a_swap_from_a_base
+            errors_in_a_swap_with_purge_from_a_base
+            errors_in_a_first_rebuild_from_a_base
+            errors_in_place_from_a_base;
         recovery:
             every_state_recovers
             every_state_rebuilds
