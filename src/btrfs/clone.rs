@@ -89,9 +89,9 @@ impl BtrfsVolume {
     }
 
     /// Tells of what a clone cannot have.
-    pub(super) fn warn_of_clone(&self, warnings: &mut Vec<Warning>) {
+    pub(super) fn warn_of_clone(&mut self) {
         if let Some(what) = self.staging.how_data_is_written() {
-            warnings.push(Warning::new(format!(
+            self.told.push(Warning::new(format!(
                 "what the base holds is stored, and its folders pass on, as the base has it; only what is new at the top of the root, and what \
                  comes of that, is {what}"
             )));

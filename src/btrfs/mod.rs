@@ -338,6 +338,7 @@ impl RebuildableVolume for BtrfsVolume {
             Kept::Group(group) => Some(group.parents.as_slice()),
             _ => None,
         };
+        let grouped = parents.is_some_and(|parents| !parents.is_empty());
         let base = spec.base.as_ref().map(|base| self.open_base(base, OPERATION)).transpose()?;
         let start = if base.is_some() { Start::Clone } else { Start::Empty };
         let mut staging = std::mem::take(&mut self.staging);
@@ -355,7 +356,14 @@ impl RebuildableVolume for BtrfsVolume {
             |parent, name| subvolume::destroy(parent, name).map_err(|refused| refused.errno),
         );
         self.staging = staging;
-        if base.is_some() { staged.map_err(Self::explain_clone) } else { staged }
+        if base.is_none() {
+            return staged;
+        }
+        if grouped {
+            self.recount_clone(OPERATION);
+        }
+        self.warn_of_clone();
+        staged.map_err(Self::explain_clone)
     }
 
     fn grow(&mut self, to: ByteSize) -> Result<ByteSize> {

@@ -3,6 +3,8 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::BtrfsVolume;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::{CancelToken, Wait};
@@ -13,6 +15,9 @@ use crate::volume::{StageSpec, Warning};
 
 /// How long to wait for a count of what is there after quotas were turned on.
 const RESCAN_WAIT: Duration = Duration::from_secs(30);
+
+/// How long to wait for a count that is coming to its end.
+const RECOUNT_WAIT: Duration = Duration::from_secs(2);
 
 /// What to do when a limit is asked for and the file system's quotas are off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -155,7 +160,7 @@ impl BtrfsVolume {
         let fd = self.place.parent();
         quota::enable(fd, mode).map_err(|refused| {
             let error = self.refused(operation, "cannot turn the file system's quotas on", refused);
-            let too_old = mode == Mode::Simple && refused.errno == nix::errno::Errno::EINVAL;
+            let too_old = mode == Mode::Simple && refused.errno == Errno::EINVAL;
             if too_old { error.with_kind(ErrorKind::Unsupported).with_remedy("use Linux 6.7 or later, or qgroups") } else { error }
         })?;
         let wait = Wait::new(RESCAN_WAIT, CancelToken::new());
@@ -175,14 +180,43 @@ impl BtrfsVolume {
             warnings.push(Warning::new("the qgroup limits of the old root could not be kept; run as root to keep them"));
         }
         let limits = self.kept.limits(spec.size);
-        if spec.base.is_some() {
-            self.warn_of_clone(warnings);
-        }
         if limits == Limits::default() {
             return Ok(());
         }
         self.set_limits(root, limits, OPERATION)?;
         if spec.base.is_some() { self.check_clone(root, limits, OPERATION) } else { Ok(()) }
+    }
+
+    /// Sees to it that a clone in a group is counted. What it shares is counted for its base, and the kernel does not know how much of that is
+    /// new to the group: it gives up counting for the whole file system.
+    pub(super) fn recount_clone(&mut self, operation: &'static str) {
+        let fd = self.place.parent();
+        let counts = quota::status(fd).ok().flatten();
+        if !counts.is_some_and(|status| status.mode == Mode::Full && !status.consistent) {
+            return;
+        }
+        let wait = Wait::new(RECOUNT_WAIT, CancelToken::new());
+        let result = loop {
+            match quota::rescan(fd) {
+                // A count that the clone has put an end to is about to notice.
+                Err(refused) if refused.errno == Errno::EINPROGRESS => match wait.pause(operation, Duration::from_millis(5)) {
+                    Ok(true) => {}
+                    _ => break Err(refused),
+                },
+                result => break result,
+            }
+        };
+        let warning = Warning::new(
+            "the qgroups of the file system are being counted afresh: until that is done, the limits of the group that the volume is in do \
+             not hold",
+        );
+        self.told.push(match result {
+            Ok(()) => warning,
+            Err(refused) => Warning::new(
+                "the volume's group cannot tell what it shares with its base until the qgroups are counted afresh (btrfs quota rescan)",
+            )
+            .with_error(self.refused(operation, "the kernel did not begin with it", refused)),
+        });
     }
 
     fn set_limits(&self, root: BorrowedFd<'_>, limits: Limits, operation: &'static str) -> Result<()> {

@@ -263,6 +263,8 @@ impl<'a> Execution<'a> {
         self.report.shared = filled.unpacked.tally.shared;
         if self.plan.base.is_some() {
             self.report.made = Made::Copied;
+            // The base's own top is none of its entries, as it is none of a clone's.
+            self.report.entries = self.report.entries.saturating_sub(1);
         }
         if self.options.contents == ContentsPolicy::Recorded {
             self.report.image.contents = Some(super::fill::contents(&root, self.image, self.options, self.clock)?);

@@ -36,7 +36,7 @@ fn image(stand: &Stand) -> PathBuf {
         fs::hard_link(source.join(target), source.join(name)).unwrap();
     }
     symlink("/no/where \n", source.join("dangling")).unwrap();
-    symlink(OsString::from_vec(vec![b'a'; 4000]), source.join("long")).unwrap();
+    symlink(OsString::from_vec(vec![b'a'; 1000]), source.join("long")).unwrap();
     let sparse = fs::File::create(source.join("sparse")).unwrap();
     sparse.write_all_at(&[1; 4096], 0).unwrap();
     sparse.write_all_at(&[2; 4096], SPARSE - 8192).unwrap();

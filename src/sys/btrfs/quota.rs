@@ -76,6 +76,8 @@ pub(super) const CREATE: Ioctl =
     Ioctl { request: nix::request_code_write!(MAGIC, 42, size_of::<CreateArgs>()), name: "BTRFS_IOC_QGROUP_CREATE", since: "3.6" };
 pub(super) const LIMIT: Ioctl =
     Ioctl { request: nix::request_code_read!(MAGIC, 43, size_of::<LimitArgs>()), name: "BTRFS_IOC_QGROUP_LIMIT", since: "3.6" };
+pub(super) const RESCAN: Ioctl =
+    Ioctl { request: nix::request_code_write!(MAGIC, 44, size_of::<RescanArgs>()), name: "BTRFS_IOC_QUOTA_RESCAN", since: "3.10" };
 pub(super) const RESCAN_STATUS: Ioctl = Ioctl {
     request: nix::request_code_read!(MAGIC, 45, size_of::<RescanArgs>()),
     name: "BTRFS_IOC_QUOTA_RESCAN_STATUS",
@@ -238,6 +240,13 @@ fn control(fd: BorrowedFd<'_>, command: u64) -> Result<(), Refused> {
     let mut args = ControlArgs { command, status: 0 };
     // SAFETY: the request wants a `ControlArgs`.
     unsafe { CONTROL.call(fd, &raw mut args) }.map(drop)
+}
+
+/// Begins to count everything afresh. Privileged; `EINPROGRESS` while that is going on already.
+pub(crate) fn rescan(fd: BorrowedFd<'_>) -> Result<(), Refused> {
+    let mut args = zeroed!(RescanArgs);
+    // SAFETY: the request wants a `RescanArgs`.
+    unsafe { RESCAN.call(fd, &raw mut args) }.map(drop)
 }
 
 /// Whether everything is being counted afresh. Privileged.

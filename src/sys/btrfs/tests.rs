@@ -42,7 +42,7 @@ fn open(path: &Path) -> File {
 #[allow(clippy::unnecessary_cast, reason = "the type of the numbers is the C library's")]
 fn numbers_and_sizes_are_those_of_the_header() {
     // As a C program printed them that includes linux/btrfs.h of Linux 6.1.
-    let expected: [(Ioctl, u64); 19] = [
+    let expected: [(Ioctl, u64); 20] = [
         (subvolume::CREATE, 0x5000_9418),
         (subvolume::SNAPSHOT, 0x5000_9417),
         (subvolume::DESTROY, 0x5000_940f),
@@ -58,6 +58,7 @@ fn numbers_and_sizes_are_those_of_the_header() {
         (quota::CREATE, 0x4010_942a),
         (quota::ASSIGN, 0x4018_9429),
         (quota::LIMIT, 0x8030_942b),
+        (quota::RESCAN, 0x4040_942c),
         (quota::RESCAN_STATUS, 0x8040_942d),
         (tree::SEARCH, 0xc070_9411),
         (sync::SYNC, 0x9408),
