@@ -14,6 +14,9 @@ use crate::rebuild::{Rebuild, Silent};
 /// How old a note of a base's use may be before it is renewed: it is read to the day, not to the second.
 const USE_STEP: Duration = Duration::from_secs(60);
 
+/// How long to wait at once for the right to make a base: whoever waits for that waits for all who hold it.
+const MAKE_STEP: Duration = Duration::from_millis(20);
+
 impl Bases {
     /// Finds the base of `image`, or makes it.
     ///
@@ -71,22 +74,27 @@ impl Bases {
             let _ = memo::remember(&*self.pool, &state, name.image());
         }
         let wait = Wait::new(options.wait, options.cancel.clone());
-        let mut image = Some(image.with_sha256(name.image()));
+        let mut rebuild = Rebuild::for_base(image.with_sha256(name.image()), options, wait.left().min(MAKE_STEP));
+        let mut made = false;
         loop {
             let hold = self.pool.hold(&name, &wait)?;
             if let Some(base) = self.open(&name, hold)? {
                 self.note_use(&name);
                 return Ok(base);
             }
-            // Made, and removed again before it could be held.
-            let Some(image) = image.take() else {
+            // Removed again before it could be held.
+            if made {
                 return Err(Error::new(ErrorKind::NotFound, OPERATION, "it was removed as soon as it was made")
                     .with_context("base", &name)
                     .with_remedy("try again"));
-            };
+            }
             let mut volume = self.pool.volume(&name)?;
-            let rebuild = Rebuild::for_base(image, options, wait.left());
-            rebuild.create(&mut *volume).map_err(|error| error.with_context("base", &name))?;
+            match rebuild.create(&mut *volume) {
+                Ok(report) => made = report.is_some(),
+                // Someone makes it, or has made it and holds it. Not to be waited for here: that can be long after it is there.
+                Err(error) if error.kind() == ErrorKind::Locked && !wait.left().is_zero() => {}
+                Err(error) => return Err(error.with_context("base", &name)),
+            }
         }
     }
 

@@ -23,7 +23,7 @@ impl Rebuild {
         Rebuild::new(base.image())
     }
 
-    /// What makes a base of `image`, and waits for whoever else does for so long.
+    /// What makes a base of `image`; it waits for so long for whoever makes or holds it.
     pub(crate) fn for_base(image: Image, options: &BaseOptions, wait: Duration) -> Self {
         let mut rebuild = Rebuild::new(image)
             .limits(options.limits)
@@ -40,9 +40,11 @@ impl Rebuild {
     }
 
     /// Makes the root of a volume that has none. `None` if it has one: another process was faster.
-    pub(crate) fn create(self, volume: &mut dyn RebuildableVolume) -> Result<Option<Report>> {
-        let Rebuild { mut image, options } = self;
-        run(volume, &mut image, &options, Existing::Keep)
+    ///
+    /// # Errors
+    /// After [`ErrorKind::Locked`] it can be tried again.
+    pub(crate) fn create(&mut self, volume: &mut dyn RebuildableVolume) -> Result<Option<Report>> {
+        run(volume, &mut self.image, &self.options, Existing::Keep)
     }
 }
 

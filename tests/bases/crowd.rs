@@ -136,6 +136,8 @@ fn of_threads_that_ask_at_once_one_makes_it() {
                     let (base, work) = shown(ensure_and_watch(&bases, image, &BaseOptions::default()));
                     assert_eq!(base.name().image(), digest_of(&path));
                     assert!(fs::metadata(stand.path_of(&base).join("many/0/0")).is_ok());
+                    // All of them hold it: who comes late must not wait for who came first.
+                    start.wait();
                     usize::from(work.made)
                 })
             })
