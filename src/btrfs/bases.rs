@@ -17,7 +17,8 @@ use crate::volume::{BasePool, RebuildableVolume, VolumeId, VolumeLock};
 /// The bases of a pool on btrfs: read-only subvolumes `POOL/reroot-bases/NAME`, in a folder that only its owner may enter.
 ///
 /// A volume becomes a snapshot of one, whatever its size. Nothing ties it to the base then: the base can be removed, and what they share stays
-/// with the volume. A base has no limits, and those of a volume count what it shares.
+/// with the volume. A base has no limits, and those of a volume count what it shares. Where the volume's qgroup is a member of another, the
+/// kernel has to count everything afresh after each clone; that is begun, and a warning tells of it.
 #[derive(Debug)]
 pub struct BtrfsBases(BasesDir);
 

@@ -57,7 +57,7 @@ fn what_was_not_used_for_a_time_goes() {
     assert_eq!(listed.len(), 3);
     assert!(listed.iter().any(|base| base.to_string().contains("last used 8 days ago")), "{listed:?}");
     let collected = collect(&stand, CollectPolicy::unused_for(DAY * 7));
-    assert_eq!(collected.removed, [old.clone()]);
+    assert_eq!(collected.removed, std::slice::from_ref(&old));
     assert!(collected.kept.len() == 2 && collected.kept.iter().all(|kept| matches!(kept.why, Kept::Recent)), "{collected}");
     assert!(collected.to_string().starts_with("1 removed, 2 kept"), "{collected}");
     assert!(!list(&stand.folder_of_bases()).iter().any(|name| name.starts_with(&old.to_string())));
@@ -226,7 +226,7 @@ fn a_removal_that_a_kill_ended_is_gone_on_with_or_undone() {
     assert_eq!(stand.kept(), [name.to_string()]);
     fs::rename(at(""), at(".reroot-retired")).unwrap();
     let collected = collect(&stand, CollectPolicy::unused_for(DAY));
-    assert_eq!(collected.removed, [name.clone()]);
+    assert_eq!(collected.removed, std::slice::from_ref(&name));
     assert_eq!(stand.kept(), [""; 0]);
     drop(stand);
 

@@ -17,6 +17,9 @@ fn verdict(stand: &Stand, base: &reroot::Base) -> Verdict {
     shown(stand.bases().verify(base.name(), &CancelToken::new()))
 }
 
+/// Changes something of a base.
+type Change<'a> = &'a dyn Fn(&Path);
+
 fn set_times(path: &Path, time: std::time::SystemTime) {
     // Also a file that may only be read.
     fs::File::open(path).unwrap().set_modified(time).unwrap();
@@ -26,7 +29,7 @@ fn set_times(path: &Path, time: std::time::SystemTime) {
 fn a_change_of_any_kind_is_found() {
     let stand = Stand::new();
     let path = stand.image("a.tar", &tree("a"));
-    let changes: [(&str, &dyn Fn(&Path)); 9] = [
+    let changes: [(&str, Change<'_>); 9] = [
         ("content", &|root| {
             let file = root.join("a");
             let time = fs::metadata(&file).unwrap().modified().unwrap();
