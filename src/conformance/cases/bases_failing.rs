@@ -152,7 +152,7 @@ pub(super) fn staging_a_base_that_is_none(factory: &dyn Factory) -> Outcome {
 /// A tree of some MiB that no file system can compress.
 fn large_tree() -> Tree {
     let mut tree = new_tree();
-    for part in 0..12 {
+    for part in 0..16 {
         tree.file(format!("var/part-{part}"), super::failures::noise(1 << 20));
     }
     tree
