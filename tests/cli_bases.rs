@@ -244,6 +244,8 @@ fn images_without_a_base() {
         let mut command = example("rebuild");
         command.args(["--base", "--json", "-", &pool.volume("c1")]).args(digest).stdin(cat.stdout.take().unwrap());
         let output = command.output().unwrap();
+        // Which holds the end that is read from.
+        drop(command);
         cat.wait().unwrap();
         output
     };

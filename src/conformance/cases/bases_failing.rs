@@ -329,7 +329,6 @@ pub(super) fn errors_in_making_a_base(factory: &dyn Factory) -> Outcome {
 pub(super) fn errors_in_removing_a_base(factory: &dyn Factory) -> Outcome {
     let stand = stand!(factory);
     let prepare = || -> Check { Ok(stand.ensure().map(drop)?) };
-    every_point(&stand, &prepare, &|bases| bases.remove(&stand.name(), &no_wait()))?;
     every_point(&stand, &prepare, &|bases| bases.collect(&all(), &CancelToken::new()).map(drop))?;
     Ok(Passed)
 }
