@@ -234,16 +234,13 @@ fn images_without_a_base() {
     }
     assert_status(&pool.rebuild(&["--base", "/no/such/image"]), 1);
     // A stream says no digest; with one it is a name like any other.
-    let stream = |digest: &[&str]| {
-        let mut command = example("rebuild");
-        command.args(["--base", "--json", "-", &pool.volume("c1")]).args(digest).stdin(fs::File::open(SAMPLE).unwrap());
-        command.output().unwrap()
-    };
     let pipe = |digest: &[&str]| {
         let mut cat = Command::new("cat").arg(SAMPLE).stdout(std::process::Stdio::piped()).spawn().unwrap();
         let mut command = example("rebuild");
         command.args(["--base", "--json", "-", &pool.volume("c1")]).args(digest).stdin(cat.stdout.take().unwrap());
         let output = command.output().unwrap();
+        // Which holds the end that is read from.
+        drop(command);
         cat.wait().unwrap();
         output
     };
@@ -256,8 +253,6 @@ fn images_without_a_base() {
     let digest = error["context"]["found"].as_str().unwrap().to_owned();
     let report = assert_status(&pipe(&["--sha256", &digest]), 0);
     assert_eq!(report["image"]["base"], digest);
-    // A file on standard input can be read twice.
-    assert_status(&stream(&[]), 0);
     assert_eq!(pool.names(), [digest]);
     pool.assert_new("c1");
 }

