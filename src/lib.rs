@@ -109,7 +109,7 @@ pub use image::Image;
 pub use progress::{CancelToken, Event, Phase, Progress, Wait};
 #[doc(inline)]
 pub use rebuild::{Dispose, Plan, Rebuild, RecoverAction, Recovery, Report, SnapshotPolicy, Strategy, recover};
-pub use record::{Contents, ImageRecord, Origin};
+pub use record::{Contents, ImageRecord, Origin, Top};
 pub use size::ByteSize;
 pub use sys::lock::FileLock;
 #[cfg(feature = "tar")]

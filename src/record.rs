@@ -38,6 +38,32 @@ pub struct ImageRecord {
     pub base: Option<BaseName>,
     /// What the root held when it was sealed: of a base, to verify it by.
     pub contents: Option<Contents>,
+    /// What the image says of its root directory, where the directory itself is closed: that of a base that is to be cloned.
+    pub top: Option<Top>,
+}
+
+/// Whose a root directory is, and what they may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Top {
+    /// The mode, `& 0o7777`.
+    pub mode: u32,
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+impl FromStr for Top {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut fields = text.split(':');
+        let (mode, uid, gid) = (fields.next().ok_or(())?, fields.next().ok_or(())?, fields.next().ok_or(())?);
+        let mode = u32::from_str_radix(mode, 8).map_err(drop)? & 0o7777;
+        Ok(Top { mode, uid: uid.parse().map_err(drop)?, gid: gid.parse().map_err(drop)? })
+    }
 }
 
 /// What a tree holds, all but its root directory's own metadata.
@@ -104,6 +130,7 @@ impl ImageRecord {
             time: UNIX_EPOCH + Duration::from_secs(now),
             base: None,
             contents: None,
+            top: None,
         }
     }
 
@@ -139,6 +166,13 @@ impl ImageRecord {
     #[must_use]
     pub fn with_contents(mut self, contents: Contents) -> Self {
         self.contents = Some(contents);
+        self
+    }
+
+    /// Sets [`ImageRecord::top`].
+    #[must_use]
+    pub fn with_top(mut self, top: Top) -> Self {
+        self.top = Some(top);
         self
     }
 
@@ -180,6 +214,9 @@ impl ImageRecord {
         line("time", seconds.to_string().as_bytes());
         if let Some(base) = &self.base {
             line("base", base.to_string().as_bytes());
+        }
+        if let Some(Top { mode, uid, gid }) = &self.top {
+            line("top", format!("{mode:04o}:{uid}:{gid}").as_bytes());
         }
         if let Some(contents) = &self.contents {
             line("tree", contents.digest.to_string().as_bytes());
@@ -224,6 +261,10 @@ impl ImageRecord {
                     record.digest = Some(hex.parse()?);
                 }
                 b"base" => record.base = Some(text(&value).ok_or_else(|| invalid("the name of the base is malformed"))?),
+                b"top" => {
+                    let top = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
+                    record.top = Some(top.ok_or_else(|| invalid("what it says of the root directory is malformed"))?);
+                }
                 b"tree" => tree = Some(text(&value).ok_or_else(|| invalid("the digest of the tree is malformed"))?),
                 b"entries" => entries = Some(text(&value).ok_or_else(|| invalid("the number of entries is malformed"))?),
                 b"bytes" => size = Some(text(&value).ok_or_else(|| invalid("the number of bytes is malformed"))?),
@@ -297,7 +338,11 @@ mod tests {
         same(&ImageRecord::new(Origin::Stream("standard input\n".into())));
         let digest = Sha256::from_bytes([0x1f; 32]);
         let contents = Contents { digest, entries: 7, bytes: ByteSize::mib(3) };
-        same(&ImageRecord::new(Origin::File("/i".into())).with_base(BaseName::new(digest)).with_contents(contents));
+        same(&ImageRecord::new(Origin::File("/i".into())).with_base(BaseName::new(digest)).with_contents(contents).with_top(Top {
+            mode: 0o2751,
+            uid: 7,
+            gid: 8,
+        }));
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
+use nix::unistd::geteuid;
 
 use super::BtrfsVolume;
 use super::quota::Kept;
@@ -37,6 +38,11 @@ impl BtrfsVolume {
         let info = subvolume::info(root.as_fd()).map_err(|refused| add(refused.explain(operation, "cannot look at the base")))?;
         if info.access == Access::ReadWrite {
             return Err(unusable("can be written to, so no one can tell what it holds").with_remedy("remove it and make it again"));
+        }
+        // The clone shows as it is before it can be closed.
+        let stat = fstat(&root).map_err(|error| add(Error::io(operation, "cannot look at the base", error)))?;
+        if stat.st_mode & 0o077 != 0 || stat.st_uid != geteuid().as_raw() {
+            return Err(unusable("can be entered by others").with_remedy("remove it and make it again"));
         }
         Ok(root)
     }

@@ -28,6 +28,7 @@ use self::quota::Kept;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Wait;
 use crate::record::ImageRecord;
+use crate::siblings::properties::{close, top_of};
 use crate::siblings::snapshots::SnapshotsDir;
 use crate::siblings::{Siblings, Staging, Start};
 use crate::size::ByteSize;
@@ -330,7 +331,9 @@ impl RebuildableVolume for BtrfsVolume {
     fn stage(&mut self, spec: &StageSpec) -> Result<OwnedFd> {
         const OPERATION: &str = "stage a root";
         self.told.clear();
-        self.wait_for_space()?;
+        if spec.base.is_none() {
+            self.wait_for_space()?;
+        }
         if let Some(mode) = self.check_quota(spec, OPERATION)? {
             self.enable_quota(mode, OPERATION)?;
         }
@@ -378,11 +381,23 @@ impl RebuildableVolume for BtrfsVolume {
         const OPERATION: &str = "seal the staged root";
         let kept = root == RootMetadata::Keep && self.access == Access::ReadOnly && self.read_only == ReadOnlyPolicy::Keep;
         let read_only = kept || self.role == Role::Base;
+        let closed = match (self.role, self.place.open_root(Slot::Staged, OPERATION)?) {
+            (Role::Base, Some(staged)) => {
+                let top = top_of(staged.as_fd()).map_err(|error| self.place.failed(OPERATION, "cannot look at it", error))?;
+                Some(record.clone().with_top(top))
+            }
+            _ => None,
+        };
         let mut staging = std::mem::take(&mut self.staging);
-        let sealed = staging.seal(&self.place, record, root, |root, _| match read_only {
-            true => subvolume::set_access(root, Access::ReadOnly)
-                .map_err(|refused| self.refusal(OPERATION, "cannot make it read-only", refused)),
-            false => Ok(()),
+        let sealed = staging.seal(&self.place, closed.as_ref().unwrap_or(record), root, |root, _| {
+            if closed.is_some() {
+                close(root).map_err(|error| self.place.failed(OPERATION, "cannot close it to others", error))?;
+            }
+            match read_only {
+                true => subvolume::set_access(root, Access::ReadOnly)
+                    .map_err(|refused| self.refusal(OPERATION, "cannot make it read-only", refused)),
+                false => Ok(()),
+            }
         });
         self.staging = staging;
         let mut warnings = sealed?;

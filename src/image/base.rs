@@ -1,5 +1,6 @@
 //! An image that is unpacked already: a base.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,6 +15,8 @@ use crate::digest::Sha256;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::CancelToken;
 use crate::record::ImageRecord;
+use crate::sys::sync::clean;
+use crate::unpack::{Hooks, fingerprint};
 use crate::volume::{VolumeId, VolumeLock};
 
 /// How long a file has to be as it is before its times tell whether it is still the same: longer than a tick of any clock.
@@ -27,6 +30,21 @@ pub(crate) struct BaseRoot {
     pub(crate) root: OwnedFd,
     pub(crate) record: ImageRecord,
     pub(crate) _hold: VolumeLock,
+}
+
+impl BaseRoot {
+    /// Reads all of it: that it can be read, that nothing is mounted in it, and that it holds what it was made with.
+    pub(super) fn check(&self, hooks: &mut dyn Hooks) -> Result<()> {
+        let found = fingerprint(self.root.as_fd(), hooks)?;
+        match &self.record.contents {
+            Some(recorded) if recorded.digest != found.digest => {
+                Err(Error::new(ErrorKind::InvalidImage, "check the base", "it was changed since it was made")
+                    .with_context("base", &self.name)
+                    .with_remedy("remove the base: it is made again from its image"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Image {
@@ -74,6 +92,11 @@ impl Image {
             Content::Squashfs(file) => file,
             _ => return None,
         };
+        // A store through a mapping shows in no time before its page is written out, and where none is, never.
+        if !has_true_times(file) {
+            return None;
+        }
+        clean(file.as_fd()).ok()?;
         let stat = fstat(file.as_fd()).ok()?;
         let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_ctime).ok()?);
         if SystemTime::now().duration_since(changed).ok()? < SETTLED {
@@ -104,4 +127,11 @@ impl Image {
         let source: Source = self.source(Input::File(own), &reading)?;
         source.finish().map(|(digest, _)| digest).map_err(super::stream::unwrap)
     }
+}
+
+/// Whether the file lies on a file system of which it is known that no change of a file leaves all its times as they were.
+fn has_true_times(file: &File) -> bool {
+    use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, XFS_SUPER_MAGIC, fstatfs};
+    let known = [BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, XFS_SUPER_MAGIC];
+    fstatfs(file).is_ok_and(|stat| known.contains(&stat.filesystem_type()))
 }

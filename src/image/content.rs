@@ -117,7 +117,7 @@ impl Target<'_> {
 
     /// What shapes the content was settled when the base was made, and so was how much it may be: that it is there shows that it may be so
     /// large.
-    fn base(self, base: BorrowedFd<'_>, options: &UnpackOptions, hooks: &mut dyn Hooks) -> Result<Unpacked> {
+    fn base(self, base: &BaseRoot, options: &UnpackOptions, hooks: &mut dyn Hooks) -> Result<Unpacked> {
         let limits = Limits {
             entries: u64::MAX,
             bytes: ByteSize::from_bytes(u64::MAX),
@@ -128,8 +128,8 @@ impl Target<'_> {
         let devices = DevicePolicy::Create;
         let options = UnpackOptions { strip: None, shift: None, unified: Unified::No, limits, devices, ..options.clone() };
         match self {
-            Target::Root(root) => copy_tree(base, root, &options, hooks),
-            Target::Nowhere => Ok(Unpacked::default()),
+            Target::Root(root) => copy_tree(base.root.as_fd(), base.record.top, root, &options, hooks),
+            Target::Nowhere => base.check(hooks).map(|()| Unpacked::default()),
         }
     }
 
@@ -204,7 +204,7 @@ impl Image {
                 return Ok((Unpacked::default(), None));
             }
             Content::Base(base) => {
-                let read = target.base(base.root.as_fd(), options, hooks)?;
+                let read = target.base(&base, options, hooks)?;
                 let digest = base.record.digest;
                 self.content = Content::Base(base);
                 return Ok((read, digest));

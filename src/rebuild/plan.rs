@@ -227,7 +227,7 @@ pub(super) fn make(
     let purge = options.snapshots == SnapshotPolicy::Purge && !snapshots.is_empty();
     let bound = snapshots.iter().any(|snapshot| snapshot.support.unwrap_or(capabilities.snapshots) == SnapshotSupport::Dependent);
     // What is left without a live root may still be a whole one: it does not go for an image that turns out to be unusable.
-    let checkable = !image.is_empty() && base.is_none();
+    let checkable = !image.is_empty() && cloned.is_none();
     if (options.strategy == Strategy::InPlace || without_root && image.is_rereadable()) && checkable {
         steps.push(Step::CheckImage);
     }

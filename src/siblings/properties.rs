@@ -5,10 +5,12 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use nix::sys::stat::{Mode, fchmod, fstat};
+#[cfg(feature = "btrfs")]
+use nix::unistd::getegid;
 use nix::unistd::{Gid, Uid, fchown, geteuid};
 
 use crate::error::Error;
-use crate::record::{ATTRIBUTES, ImageRecord};
+use crate::record::{ATTRIBUTES, ImageRecord, Top};
 use crate::sys::attr::{self, Attributes, Protection};
 use crate::sys::xattr::{self, Target};
 use crate::text::Escaped;
@@ -126,22 +128,41 @@ pub(crate) fn prepare(root: BorrowedFd<'_>, captured: Option<&Properties>) -> io
     Ok(warnings)
 }
 
+/// The mode that a filled directory is to have if nothing gave it another.
+fn mode_of(found: u32) -> u32 {
+    if found == UNSET_MODE { DEFAULT_MODE } else { found }
+}
+
+/// What a filled directory that will be closed would be open to.
+#[cfg(feature = "btrfs")]
+pub(crate) fn top_of(root: BorrowedFd<'_>) -> io::Result<Top> {
+    let stat = fstat(root)?;
+    Ok(Top { mode: mode_of(stat.st_mode & 0o7777), uid: stat.st_uid, gid: stat.st_gid })
+}
+
+/// Closes a filled directory to everyone but the caller, so that whatever it is cloned to is closed from its first moment.
+#[cfg(feature = "btrfs")]
+pub(crate) fn close(root: BorrowedFd<'_>) -> io::Result<()> {
+    fchown(root, Some(geteuid()), Some(getegid()))?;
+    Ok(fchmod(root, Mode::S_IRWXU)?)
+}
+
 /// Gives a filled directory the captured properties, or what is still missing of the defaults, and the record.
 pub(crate) fn apply(root: BorrowedFd<'_>, captured: Option<&Properties>, record: &ImageRecord) -> io::Result<Vec<Warning>> {
     let mut warnings = Vec::new();
     let stat = fstat(root)?;
     let found = stat.st_mode & 0o7777;
-    let mode = match captured {
-        Some(captured) => captured.mode,
-        None if found == UNSET_MODE => DEFAULT_MODE,
-        None => found,
+    let top = match (captured, record.top) {
+        (Some(captured), _) => Some(Top { mode: captured.mode, uid: captured.uid, gid: captured.gid }),
+        (None, top) => top,
     };
-    if let Some(captured) = captured {
-        let (uid, gid) = (captured.uid, captured.gid);
-        if (stat.st_uid, stat.st_gid) != (uid, gid) {
-            let result = fchown(root, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-            warn(&mut warnings, result.map_err(io::Error::from), &format!("the owner {uid}:{gid} of the root directory"));
-        }
+    let mode = match top {
+        Some(top) => top.mode,
+        None => mode_of(found),
+    };
+    if let Some(Top { uid, gid, .. }) = top.filter(|top| (stat.st_uid, stat.st_gid) != (top.uid, top.gid)) {
+        let result = fchown(root, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        warn(&mut warnings, result.map_err(io::Error::from), &format!("the owner {uid}:{gid} of the root directory"));
     }
     // An owner without write permission cannot set attributes, unless it is root.
     fchmod(root, Mode::from_bits_truncate(mode | 0o700))?;

@@ -56,8 +56,7 @@ pub(crate) fn find(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<Holder>> 
     let mut views = place.views(&own);
     views.insert(path);
     let mut namespaces = HashMap::new();
-    let own_namespace = namespace("thread-self");
-    if let Some(id) = own_namespace.clone() {
+    if let Some(id) = namespace("thread-self") {
         namespaces.insert(id, views.clone());
     }
     let mut processes = Vec::new();
@@ -76,8 +75,7 @@ pub(crate) fn find(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<Holder>> 
         processes.push((pid, id));
     }
     let look = |(pid, id): &(u32, Vec<u8>)| {
-        let paths = if Some(id) == own_namespace.as_ref() { Paths::Ours } else { Paths::Others };
-        let how = Process::open(*pid)?.how_it_holds(FileId::from(&stat), namespaces.get(id)?, paths, &place.device)?;
+        let how = Process::open(*pid)?.how_it_holds(FileId::from(&stat), namespaces.get(id)?, &place.device)?;
         Some(Holder::Process { pid: *pid, command: command(*pid), how })
     };
     in_parts(&processes, look).into_iter().for_each(|process| found.add(process));
@@ -285,13 +283,6 @@ fn command(pid: u32) -> String {
     Escaped(name.strip_suffix(b"\n").unwrap_or(&name)).to_string()
 }
 
-/// In whose mount namespace the paths of a process are.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Paths {
-    Ours,
-    Others,
-}
-
 /// A process, by its directory in `/proc`.
 struct Process(OwnedFd);
 
@@ -307,7 +298,7 @@ impl Process {
     }
 
     /// The most telling way in which the process holds the directory.
-    fn how_it_holds(&self, top: FileId, views: &BTreeSet<Vec<u8>>, paths: Paths, device: &[u8]) -> Option<String> {
+    fn how_it_holds(&self, top: FileId, views: &BTreeSet<Vec<u8>>, device: &[u8]) -> Option<String> {
         let inside = |path: &[u8]| views.iter().find_map(|view| Some(below(path, view)?.to_owned()));
         let said = |what: &str, rest: &[u8]| {
             if rest.is_empty() { what.to_owned() } else { format!("{what} {}", Escaped(rest)) }
@@ -317,11 +308,7 @@ impl Process {
             if let Some(rest) = inside(&path) {
                 return Some(said(what, &rest));
             }
-            // A path in our own namespace says where it leads.
-            if paths == Paths::Ours && path.starts_with(b"/") {
-                continue;
-            }
-            // Under a path that no mount table explains, after a chroot in another namespace for instance.
+            // Under a path that no mount table explains: by a mount that was detached, or after a chroot in another namespace.
             let directory = fstatat(&self.0, name, AtFlags::empty());
             if directory.is_ok_and(|directory| FileId::from(&directory) == top) {
                 return Some(what.to_owned());

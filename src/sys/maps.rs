@@ -57,7 +57,7 @@ fn numbers(device: &[u8]) -> Option<[u32; 2]> {
 
 fn ask<T>(maps: BorrowedFd<'_>, device: [u32; 2], inside: &impl Fn(&[u8]) -> Option<T>) -> Result<Option<T>, Errno> {
     let mut path = [0u8; PATH_MAX];
-    let (mut address, mut last) = (0, 0);
+    let mut address = 0;
     for _ in 0..MAPPINGS_MAX {
         let mapping = match query(maps, address, &mut []) {
             Ok(mapping) => mapping,
@@ -65,11 +65,10 @@ fn ask<T>(maps: BorrowedFd<'_>, device: [u32; 2], inside: &impl Fn(&[u8]) -> Opt
             Err(error) => return Err(error),
         };
         address = mapping.end;
-        // A library is mapped in several pieces.
-        if mapping.device != device || mapping.inode == last {
+        // By the device alone: on btrfs two files of it may have the same number, the clones of a base all do.
+        if mapping.device != device {
             continue;
         }
-        last = mapping.inode;
         let length = match query(maps, mapping.start, &mut path) {
             Ok(named) => named.name_size as usize,
             // Longer than any that could be of use, or gone again.

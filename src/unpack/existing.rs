@@ -19,7 +19,7 @@ use nix::unistd::{Whence, lseek64};
 use super::archive::{Archive, Piece};
 use super::entry::{Content, Entry, EntryPath, Kind, Segment, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
-use crate::record::ATTRIBUTES;
+use crate::record::{ATTRIBUTES, Top};
 use crate::sys::call::{FileId, retry};
 use crate::sys::walk::{EntryType, Order, Walk, open_beneath};
 use crate::sys::xattr::{self, Target};
@@ -39,6 +39,7 @@ pub(super) struct Existing {
     top: Option<OwnedFd>,
     /// The first names of files that have several.
     linked: HashMap<FileId, EntryPath>,
+    said: Option<Top>,
     current: Option<Reading>,
     /// How many names the current entry has.
     names: u64,
@@ -66,6 +67,7 @@ impl Existing {
             parents: Vec::new(),
             top: Some(again()?),
             linked: HashMap::new(),
+            said: None,
             current: None,
             names: 1,
             operation,
@@ -81,6 +83,13 @@ impl Existing {
     pub(super) fn piece_at(&mut self) -> Result<Option<(u64, Piece)>> {
         let offset = self.current.as_ref().and_then(|reading| reading.left.last()).map(|segment| segment.offset);
         Ok(offset.zip(self.piece()?))
+    }
+
+    /// Says of the top what `top` does, if that says something, and not what it is.
+    #[must_use]
+    pub(super) fn with_top(mut self, top: Option<Top>) -> Self {
+        self.said = top;
+        self
     }
 
     fn path_of(&self, name: &CStr) -> Vec<u8> {
@@ -202,7 +211,11 @@ impl Archive for Existing {
         self.current = None;
         if let Some(top) = self.top.take() {
             let stat = fstat(&top).map_err(|error| self.failed(c"", "fstat failed", error))?;
-            return self.entry(Vec::new(), Kind::Directory, &stat, Target::Fd(top.as_fd())).map(Some);
+            let mut entry = self.entry(Vec::new(), Kind::Directory, &stat, Target::Fd(top.as_fd()))?;
+            if let Some(Top { mode, uid, gid }) = self.said {
+                (entry.mode, entry.uid, entry.gid) = (mode, uid, gid);
+            }
+            return Ok(Some(entry));
         }
         loop {
             let kind = self.walk.advance().map_err(|error| self.failed(c"", "cannot read the directory", error))?;

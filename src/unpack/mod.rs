@@ -80,6 +80,7 @@ use self::tar::Tar;
 use self::threads::{with_chunks, with_crew};
 use self::write::Writer;
 use crate::error::{Error, ErrorKind, Result, Space};
+use crate::record::Top;
 use crate::size::ByteSize;
 
 /// Follows an unpacking, and may stop it. Called by one thread at a time.
@@ -195,15 +196,16 @@ pub(crate) fn scan_stream(
 }
 
 /// Copies the tree below the open directory `source`, in which nothing changes, into `root` as [`unpack`] does a stream. Files share their data
-/// with the original where the file system can.
+/// with the original where the file system can. The root directory is as `top` says, if it says something.
 pub(crate) fn copy_tree(
     source: BorrowedFd<'_>,
+    top: Option<Top>,
     root: BorrowedFd<'_>,
     options: &UnpackOptions,
     hooks: &mut dyn Hooks,
 ) -> Result<Unpacked> {
     with_crew(options.threads, |crew, maker| {
-        unpack_archive(&mut Existing::open(source, "copy the base")?, root, options, hooks, crew, maker)
+        unpack_archive(&mut Existing::open(source, "copy the base")?.with_top(top), root, options, hooks, crew, maker)
     })
 }
 
