@@ -7,11 +7,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use reroot::base::{CollectPolicy, Collected, Kept, References};
-use reroot::{BaseName, CancelToken, ErrorKind, Image, Rebuild};
+use reroot::{BaseName, CancelToken, ErrorKind, Image};
 
 use super::common::loopfs::{Kind, Mounted, run};
 use super::crowd::Other;
-use super::{Scheme, Stand, btrfs, failed, is_root, list, need, no_wait, shown, soon, tree};
+use super::{Scheme, Stand, anew, btrfs, failed, is_root, list, need, no_wait, shown, soon, tree};
 
 const NOW: Duration = Duration::ZERO;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -65,7 +65,7 @@ fn what_was_not_used_for_a_time_goes() {
     assert_eq!((collected.removed.len(), collected.kept.len()), (2, 0), "{collected}");
     assert_eq!(list(&stand.folder_of_bases()), [""; 0]);
     // To remove what is not there is no error, here or where there never was one.
-    shown(stand.bases().remove(&new, &no_wait()));
+    shown(stand.bases().remove(&new, &super::soon()));
     assert_eq!(list(&stand.folder_of_bases()), [""; 0]);
     let fresh = Stand::new();
     shown(fresh.bases().remove(&new, &no_wait()));
@@ -94,7 +94,7 @@ fn what_is_foreign_or_unfinished() {
     let collected = collect(&stand, CollectPolicy::unused_for(DAY));
     assert_eq!((collected.removed.len(), collected.kept.len()), (4, 1), "{collected}");
     assert!(stand.path_of(&stand.ensure(&stand.path("images/whole.tar"))).exists());
-    shown(stand.bases().remove(&whole, &no_wait()));
+    shown(stand.bases().remove(&whole, &super::soon()));
     let mut expected: Vec<_> = foreign.iter().map(ToString::to_string).chain(["link".into()]).collect();
     expected.sort();
     assert_eq!(list(&folder), expected);
@@ -171,7 +171,7 @@ fn a_base_that_someone_is_in_stays_and_is_named() {
         let mounted = Mounted::bind(&root, &at).unwrap();
         expect_busy("mounted");
         drop(mounted);
-        shown(stand.bases().remove(&name, &no_wait()));
+        shown(stand.bases().remove(&name, &super::soon()));
         assert_eq!(stand.kept(), [""; 0]);
     }
 }
@@ -208,7 +208,7 @@ fn a_base_that_volumes_share_stays_if_asked_and_breaks_none_if_not() {
     assert_eq!(listed.lines().count(), 2, "{listed}");
     assert_eq!(made(&stand, "a"), name);
     // The record of a volume tells of a base that is another one now, and of an image that is the same.
-    shown(Rebuild::new(shown(Image::from_record(&stand.volume("c 2").record().unwrap().unwrap()))).run(&mut *stand.volume("c 2")));
+    shown(anew(shown(Image::from_record(&stand.volume("c 2").record().unwrap().unwrap()))).run(&mut *stand.volume("c 2")));
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn a_removal_that_a_kill_ended_is_gone_on_with_or_undone() {
     // A half-made one is a subvolume that can be written to.
     run(Command::new("btrfs").args(["subvolume", "snapshot"]).arg(at("")).arg(at(".reroot-staged"))).unwrap();
     fs::write(at(".reroot-staged").join("junk"), "").unwrap();
-    shown(stand.bases().remove(&name, &no_wait()));
+    shown(stand.bases().remove(&name, &super::soon()));
     assert_eq!(stand.kept(), [""; 0]);
     run(Command::new("btrfs").args(["subvolume", "create"]).arg(at(".reroot-staged"))).unwrap();
     fs::write(at(".reroot-staged").join("junk"), "").unwrap();
@@ -254,7 +254,7 @@ fn a_removal_that_a_kill_ended_is_gone_on_with_or_undone() {
     stand.settle();
     assert_eq!(btrfs(&["subvolume", "list"], &stand.fs.as_ref().unwrap().path()).lines().count(), 1);
     // What is left of one and is no subvolume is not ours.
-    shown(stand.bases().remove(&name, &no_wait()));
+    shown(stand.bases().remove(&name, &super::soon()));
     fs::create_dir(at(".reroot-staged")).unwrap();
     let error = failed(stand.bases().ensure(Image::open(stand.path("images/a.tar")).unwrap(), &Default::default()));
     assert!(error.kind() == ErrorKind::AlreadyExists && error.remedy().is_some(), "{}", error.report());

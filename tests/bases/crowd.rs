@@ -12,7 +12,7 @@ use reroot::base::{BaseOptions, BaseState, CollectPolicy, Kept};
 use reroot::conformance::Tree;
 use reroot::{CancelToken, ErrorKind, Image, Outcome, Wait};
 
-use super::{Scheme, Stand, digest_of, ensure_and_watch, failed, open_bases, shown, soon, tree, until};
+use super::{Scheme, Stand, anew, digest_of, ensure_and_watch, failed, open_bases, shown, soon, tree, until};
 
 /// `ROLE SCHEME POOL IMAGE`, a line each, tells this program to be a part of a test.
 const MARKER: &str = "REROOT_TEST_BASES_CHILD";
@@ -254,10 +254,10 @@ fn one_that_is_held_in_this_process_is_held_too() {
     drop(clone);
     assert_eq!(failed(stand.bases().remove(&name, &super::no_wait())).kind(), ErrorKind::Locked);
     // So it is by a rebuild that has not run yet.
-    let rebuild = reroot::Rebuild::new(image);
+    let rebuild = anew(image);
     let collected = stand.bases().collect(&CollectPolicy::unused_for(Duration::ZERO), &CancelToken::new()).unwrap();
     assert!(collected.removed.is_empty() && matches!(collected.kept[0].why, Kept::Busy(_)), "{collected}");
     shown(rebuild.run(&mut *stand.volume("c1")));
-    shown(stand.bases().remove(&name, &super::no_wait()));
+    shown(stand.bases().remove(&name, &super::soon()));
     assert!(stand.root("c1").join("a").exists());
 }

@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 use reroot::base::{BaseOptions, BaseState};
 use reroot::conformance::{Manifest, Tree};
 use reroot::image::Layout;
-use reroot::{DevicePolicy, ErrorKind, IdMap, IdShift, Image, Limits, LossPolicy, Outcome, Rebuild};
+use reroot::{DevicePolicy, ErrorKind, IdMap, IdShift, Image, Limits, LossPolicy, Outcome};
 
 use super::common::loopfs::run;
-use super::{Stand, Work, digest_of, ensure_and_watch, failed, list, no_wait, shown, tree};
+use super::{Stand, Work, anew, digest_of, ensure_and_watch, failed, from_base, list, no_wait, shown, tree};
 
 /// Longer than a file has to be as it is.
 const SETTLED: Duration = Duration::from_millis(2100);
@@ -114,7 +114,7 @@ fn what_a_kill_left_is_made_anew() {
         assert!(shown(stand.bases().find(&name.parse().unwrap(), &no_wait())).is_none());
         let base = if suffixes.len() == 2 {
             // This says that the staged one is whole, as between two renames: it never is one of a base's states.
-            shown(stand.bases().remove(&name.parse().unwrap(), &no_wait()));
+            shown(stand.bases().remove(&name.parse().unwrap(), &super::soon()));
             stand.ensure(&path)
         } else {
             stand.ensure(&path)
@@ -123,7 +123,7 @@ fn what_a_kill_left_is_made_anew() {
         assert!(!stand.path_of(&base).join("etc/junk").exists());
         drop(base);
         assert_eq!(stand.kept().iter().filter(|kept| *kept != "memo.new").collect::<Vec<_>>(), [&name]);
-        shown(stand.bases().remove(&name.parse().unwrap(), &no_wait()));
+        shown(stand.bases().remove(&name.parse().unwrap(), &super::soon()));
     }
 }
 
@@ -151,7 +151,7 @@ fn a_damaged_or_a_wrong_image_leaves_no_base() {
     let base = stand.ensure(&path);
     drop(shown(stand.bases().ensure(Image::open(&path).unwrap(), &few)));
     // Nor does one hold for what is there already.
-    let report = shown(Rebuild::from_base(&base).limits(Limits::new().with_entries(2)).run(&mut *stand.volume("c1")));
+    let report = shown(from_base(&base).limits(Limits::new().with_entries(2)).run(&mut *stand.volume("c1")));
     assert_eq!(report.entries, 5);
 }
 
@@ -192,13 +192,13 @@ fn what_shapes_the_content_makes_a_base_of_its_own() {
     stand.ensure(&path);
     assert_eq!(stand.bases().list().unwrap().len(), 2);
     // What was settled when the base was made cannot be asked for again; what was stripped once is not stripped twice.
-    let error = failed(Rebuild::from_base(&stripped).shift(shift(100_000).shift.unwrap()).run(&mut *stand.volume("c1")));
+    let error = failed(from_base(&stripped).shift(shift(100_000).shift.unwrap()).run(&mut *stand.volume("c1")));
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidInput, Outcome::Untouched));
     stand.rebuild("c1", &stripped);
     assert_eq!(list(&stand.root("c1")), ["hostname", "link", "same"]);
     let record = stand.volume("c1").record().unwrap().unwrap();
     assert_eq!(record.strip.as_deref(), Some("etc".as_ref()));
-    shown(Rebuild::new(shown(Image::from_record(&record))).run(&mut *stand.volume("c1")));
+    shown(anew(shown(Image::from_record(&record))).run(&mut *stand.volume("c1")));
     assert_eq!(list(&stand.root("c1")), ["hostname", "link", "same"]);
 }
 

@@ -8,10 +8,10 @@ use reroot::conformance::manifest::DirectoryTimes;
 use reroot::conformance::{Manifest, ManifestOptions, Tree};
 use reroot::rebuild::{Disposal, Made};
 use reroot::volume::{Commit, RebuildableVolume};
-use reroot::{Dispose, ErrorKind, Image, Outcome, Rebuild, SnapshotPolicy, Strategy, recover};
+use reroot::{Dispose, ErrorKind, Image, Outcome, SnapshotPolicy, Strategy, recover};
 
 use super::common::loopfs::{Kind, run};
-use super::{Scheme, Stand, btrfs, failed, is_root, list, need, shown, soon, tree};
+use super::{Scheme, Stand, anew, btrfs, failed, from_base, is_root, list, need, shown, soon, tree};
 
 const PLACES: [(Kind, Scheme); 5] = [
     (Kind::Tmpfs, Scheme::Dir),
@@ -60,7 +60,7 @@ fn a_new_volume_gets_the_root_of_the_image() {
             let _ = run(Command::new("setfacl").args(["-m", "d:u:99:rwx"]).arg(path));
         }
         let path = stand.image("topped.tar", &topped());
-        shown(Rebuild::new(Image::open(&path).unwrap()).run(&mut *stand.volume("direct")));
+        shown(anew(Image::open(&path).unwrap()).run(&mut *stand.volume("direct")));
         let base = stand.ensure(&path);
         let report = stand.rebuild("c1", &base);
         assert!(report.warnings.is_empty() && report.losses.is_empty(), "{report}");
@@ -83,7 +83,7 @@ fn owner_mode_attributes_flags_and_project_are_those_of_the_old_root() {
         let base = stand.ensure(&path);
         let old = stand.image("old.tar", &tree("old"));
         for name in ["direct", "c1"] {
-            shown(Rebuild::new(Image::open(&old).unwrap()).run(&mut *stand.volume(name)));
+            shown(anew(Image::open(&old).unwrap()).run(&mut *stand.volume(name)));
             let root = stand.root(name);
             let command = |command: &str, words: &[&str]| run(Command::new(command).args(words).arg(&root));
             command("chown", &["1000000:1000001"]).unwrap();
@@ -103,7 +103,7 @@ fn owner_mode_attributes_flags_and_project_are_those_of_the_old_root() {
                 Kind::Tmpfs => {}
             }
         }
-        let direct = shown(Rebuild::new(Image::open(&path).unwrap()).run(&mut *stand.volume("direct")));
+        let direct = shown(anew(Image::open(&path).unwrap()).run(&mut *stand.volume("direct")));
         let report = stand.rebuild("c1", &base);
         let what = format!("{scheme:?} {kind:?}");
         assert_eq!(top_of(&stand.root("c1")), top_of(&stand.root("direct")), "{what}");
@@ -139,7 +139,7 @@ fn properties_of_the_pool_are_not_taken_for_those_of_the_image() {
         // The bases lie compressed, the volumes do not.
         run(Command::new("btrfs").args(["property", "set"]).arg(stand.pool()).args(["compression", "zstd"])).unwrap();
         let path = stand.image("new.tar", &tree("new"));
-        shown(Rebuild::new(Image::open(&path).unwrap()).run(&mut *stand.volume("direct")));
+        shown(anew(Image::open(&path).unwrap()).run(&mut *stand.volume("direct")));
         let base = stand.ensure(&path);
         let listed = run(Command::new("getfattr").args(["-d", "-m", "-"]).arg(stand.path_of(&base).join("new"))).unwrap();
         // A subvolume has nothing of the folder it lies in.
@@ -180,13 +180,13 @@ fn in_place_detached_and_by_two_renames() {
         let stand = need!(Stand::on(Kind::Btrfs, scheme, 192));
         let base = stand.ensure(&stand.image("new.tar", &tree("new")));
         let old = stand.image("old.tar", &tree("old"));
-        let reset = || shown(Rebuild::new(Image::open(&old).unwrap()).run(&mut *stand.volume("c1")));
+        let reset = || shown(anew(Image::open(&old).unwrap()).run(&mut *stand.volume("c1")));
         let expect = |name: &str| {
             let root = list(&stand.root("c1"));
             assert_eq!(root.iter().map(String::as_str).collect::<Vec<_>>(), ["etc", name], "{scheme:?}");
         };
         reset();
-        let rebuild = Rebuild::from_base(&base).strategy(Strategy::InPlace);
+        let rebuild = from_base(&base).strategy(Strategy::InPlace);
         let plan = shown(rebuild.plan(&*stand.volume("c1")));
         let text = plan.to_string();
         assert!(text.contains("base: ") && !text.contains("read and check"), "{text}");
@@ -197,7 +197,7 @@ fn in_place_detached_and_by_two_renames() {
         stand.expect_volumes(&["c1"]);
 
         reset();
-        let report = shown(Rebuild::from_base(&base).dispose(Dispose::Detach).run(&mut *stand.volume("c1")));
+        let report = shown(from_base(&base).dispose(Dispose::Detach).run(&mut *stand.volume("c1")));
         assert_eq!(report.old_root, Disposal::Left);
         expect("new");
         stand.expect_volumes(&["c1", "c1.reroot-staged"]);
@@ -210,7 +210,7 @@ fn in_place_detached_and_by_two_renames() {
             Scheme::Dir => Box::new(reroot::dir::DirVolume::open(stand.root("c1")).unwrap().with_commit(Commit::TwoRenames)),
             Scheme::Btrfs => Box::new(stand.subvolume("c1").with_commit(Commit::TwoRenames)),
         };
-        shown(Rebuild::from_base(&base).run(&mut *volume));
+        shown(from_base(&base).run(&mut *volume));
         expect("new");
 
         // An in-place rebuild that a kill ended, of which a part is left.
@@ -242,11 +242,11 @@ fn snapshots_of_a_volume_have_their_policies() {
                     .unwrap();
             }
         }
-        let error = failed(Rebuild::from_base(&base).run(&mut *stand.volume("c1")));
+        let error = failed(from_base(&base).run(&mut *stand.volume("c1")));
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::HasSnapshots, Outcome::Untouched), "{}", error.report());
-        let report = shown(Rebuild::from_base(&base).snapshots(SnapshotPolicy::Keep).run(&mut *stand.volume("c1")));
+        let report = shown(from_base(&base).snapshots(SnapshotPolicy::Keep).run(&mut *stand.volume("c1")));
         assert_eq!((report.kept.len(), list(&folder)), (1, vec!["snap0".to_owned()]));
-        let report = shown(Rebuild::from_base(&base).snapshots(SnapshotPolicy::Purge).run(&mut *stand.volume("c1")));
+        let report = shown(from_base(&base).snapshots(SnapshotPolicy::Purge).run(&mut *stand.volume("c1")));
         assert_eq!((report.purged.len(), list(&folder).len()), (1, 0));
         stand.expect_volumes(&["c1", "c2"]);
         if scheme == Scheme::Btrfs {

@@ -5,10 +5,10 @@ use std::process::Command;
 use reroot::btrfs::QuotaPolicy;
 use reroot::conformance::Tree;
 use reroot::volume::UsageDetail;
-use reroot::{ByteSize, ErrorKind, Image, Outcome, Rebuild, Space, Strategy};
+use reroot::{ByteSize, ErrorKind, Image, Outcome, Space, Strategy};
 
 use super::common::loopfs::{Kind, run};
-use super::{Scheme, Stand, btrfs, failed, is_root, list, need, shown, tree};
+use super::{Scheme, Stand, anew, btrfs, failed, from_base, is_root, list, need, shown, tree};
 
 const POLICIES: [QuotaPolicy; 2] = [QuotaPolicy::Enable, QuotaPolicy::EnableSimple];
 
@@ -28,7 +28,7 @@ fn sized(policy: QuotaPolicy, size: ByteSize) -> Result<Stand, String> {
     let stand = Stand::on(Kind::Btrfs, Scheme::Btrfs, 512)?;
     let old = stand.image("old.tar", &tree("old"));
     let mut volume = stand.subvolume("c1").with_quota(policy);
-    let rebuild = Rebuild::new(Image::open(&old).unwrap()).size(size);
+    let rebuild = anew(Image::open(&old).unwrap()).size(size);
     rebuild.run(&mut volume).map_err(|error| error.report().to_string())?;
     Ok(stand)
 }
@@ -54,7 +54,7 @@ fn a_base_larger_than_the_limit_is_refused_or_the_limit_grows() {
     let base = stand.ensure(&stand.image("large.tar", &large(20)));
     let before = (list(&stand.root("c1")), groups(&stand));
     for round in 0..2 {
-        let error = failed(Rebuild::from_base(&base).run(&mut stand.subvolume("c1")));
+        let error = failed(from_base(&base).run(&mut stand.subvolume("c1")));
         assert_eq!(error.kind(), ErrorKind::NoSpace(Space::Quota), "{}", error.report());
         assert!(matches!(error.outcome(), Outcome::Untouched | Outcome::RolledBack), "{}", error.report());
         assert!(error.remedy().is_some());
@@ -62,12 +62,12 @@ fn a_base_larger_than_the_limit_is_refused_or_the_limit_grows() {
         stand.settle();
         assert_eq!((list(&stand.root("c1")), groups(&stand)), before, "round {round}");
     }
-    let error = failed(Rebuild::from_base(&base).max_size(ByteSize::mib(16)).run(&mut stand.subvolume("c1")));
+    let error = failed(from_base(&base).max_size(ByteSize::mib(16)).run(&mut stand.subvolume("c1")));
     assert_eq!(error.kind(), ErrorKind::NoSpace(Space::Quota), "{}", error.report());
     stand.settle();
     assert_eq!((list(&stand.root("c1")), groups(&stand)), before);
 
-    let report = shown(Rebuild::from_base(&base).max_size(ByteSize::mib(200)).run(&mut stand.subvolume("c1")));
+    let report = shown(from_base(&base).max_size(ByteSize::mib(200)).run(&mut stand.subvolume("c1")));
     assert_eq!(report.grown, Some(ByteSize::mib(72)), "{report}");
     let quota = stand.subvolume("c1").quota().unwrap().unwrap();
     assert_eq!(quota.max_referenced, Some(ByteSize::mib(72)));
@@ -82,14 +82,14 @@ fn a_base_larger_than_the_limit_is_refused_or_the_limit_grows() {
 fn an_in_place_rebuild_from_too_large_a_base_says_what_is_left() {
     let stand = need!(sized(QuotaPolicy::Enable, ByteSize::mib(8)));
     let base = stand.ensure(&stand.image("large.tar", &large(20)));
-    let error = failed(Rebuild::from_base(&base).strategy(Strategy::InPlace).run(&mut stand.subvolume("c1")));
+    let error = failed(from_base(&base).strategy(Strategy::InPlace).run(&mut stand.subvolume("c1")));
     assert_eq!(error.kind(), ErrorKind::NoSpace(Space::Quota), "{}", error.report());
     // Whatever it is, it is what it says, and the next one mends it.
     match error.outcome() {
         Outcome::Untouched | Outcome::RolledBack => assert!(stand.root("c1/old").exists(), "{}", error.report()),
         outcome => assert_eq!((outcome, stand.root("c1").exists()), (Outcome::NoRoot, false), "{}", error.report()),
     }
-    shown(Rebuild::from_base(&base).size(ByteSize::mib(64)).run(&mut stand.subvolume("c1")));
+    shown(from_base(&base).size(ByteSize::mib(64)).run(&mut stand.subvolume("c1")));
     stand.expect_volumes(&["c1"]);
 }
 
@@ -141,7 +141,7 @@ fn limits_and_groups_are_kept_and_none_is_left() {
         // With the base goes its group, once nothing is counted for it any more; the volume stays as it is.
         let name = base.name().clone();
         drop(base);
-        shown(stand.bases().remove(&name, &super::no_wait()));
+        shown(stand.bases().remove(&name, &super::soon()));
         stand.settle();
         assert!(stand.root("c1").join("part-2").exists());
         let quota = stand.subvolume("c1").quota().unwrap().unwrap();
@@ -157,7 +157,7 @@ fn a_size_needs_quotas() {
     need!(is_root());
     let stand = need!(Stand::on(Kind::Btrfs, Scheme::Btrfs, 192));
     let base = stand.ensure(&stand.image("a.tar", &tree("a")));
-    let sized = || Rebuild::from_base(&base).size(ByteSize::mib(50));
+    let sized = || from_base(&base).size(ByteSize::mib(50));
     let error = failed(sized().run(&mut stand.subvolume("c1")));
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unsupported, Outcome::Untouched), "{}", error.report());
     stand.expect_volumes(&[]);

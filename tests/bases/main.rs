@@ -121,7 +121,7 @@ impl Stand {
     }
 
     fn rebuild(&self, name: &str, base: &Base) -> Report {
-        shown(Rebuild::from_base(base).run(&mut *self.volume(name)))
+        shown(from_base(base).run(&mut *self.volume(name)))
     }
 
     fn folder_of_bases(&self) -> PathBuf {
@@ -188,6 +188,16 @@ fn failed<T>(result: Result<T>) -> Error {
         Ok(_) => panic!("it did not fail"),
         Err(error) => error,
     }
+}
+
+/// A rebuild from a base. It waits for a process that another test is just starting: until that is itself, it holds all that this one has open.
+fn from_base(base: &Base) -> Rebuild {
+    Rebuild::from_base(base).busy_wait(Duration::from_secs(20))
+}
+
+/// The same from an image.
+fn anew(image: Image) -> Rebuild {
+    Rebuild::new(image).busy_wait(Duration::from_secs(20))
 }
 
 /// A small tree; what is called `name` tells it from others.

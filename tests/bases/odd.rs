@@ -7,10 +7,10 @@ use std::process::Command;
 use reroot::base::{BaseOptions, CollectPolicy, Verdict};
 use reroot::btrfs::{BtrfsBases, BtrfsVolume};
 use reroot::dir::{DirBases, DirVolume};
-use reroot::{Bases, CancelToken, ErrorKind, Image, Outcome, Rebuild};
+use reroot::{Bases, CancelToken, ErrorKind, Image, Outcome};
 
 use super::common::loopfs::{Kind, run};
-use super::{Scheme, Stand, failed, is_root, list, need, no_wait, odd_name, shown, tree};
+use super::{Scheme, Stand, anew, failed, from_base, is_root, list, need, no_wait, odd_name, shown, tree};
 
 #[test]
 fn a_base_that_can_be_written_to_is_refused() {
@@ -18,7 +18,7 @@ fn a_base_that_can_be_written_to_is_refused() {
     let stand = need!(Stand::on(Kind::Btrfs, Scheme::Btrfs, 128));
     let base = stand.ensure(&stand.image("a.tar", &tree("a")));
     run(Command::new("btrfs").args(["property", "set", "-f"]).arg(stand.path_of(&base)).args(["ro", "false"])).unwrap();
-    let error = failed(Rebuild::from_base(&base).run(&mut *stand.volume("c1")));
+    let error = failed(from_base(&base).run(&mut *stand.volume("c1")));
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", error.report());
     assert!(error.remedy().unwrap().contains("remove it"), "{}", error.report());
     assert!(matches!(error.outcome(), Outcome::Untouched | Outcome::RolledBack));
@@ -34,7 +34,7 @@ fn a_base_of_another_file_system_or_backend_is_refused_where_it_cannot_be_cloned
     let path = stand.image("a.tar", &tree("a"));
     other.rebuild("c1", &other.ensure(&other.image("old.tar", &tree("old"))));
     for base in [stand.ensure(&path), plain.ensure(&path)] {
-        let error = failed(Rebuild::from_base(&base).run(&mut *other.volume("c1")));
+        let error = failed(from_base(&base).run(&mut *other.volume("c1")));
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", error.report());
         assert!(matches!(error.outcome(), Outcome::Untouched | Outcome::RolledBack), "{}", error.report());
         assert!(error.remedy().unwrap().contains("pool"), "{}", error.report());
@@ -42,7 +42,7 @@ fn a_base_of_another_file_system_or_backend_is_refused_where_it_cannot_be_cloned
         assert!(other.root("c1").join("old").exists());
     }
     // A directory takes what it is given.
-    shown(Rebuild::from_base(&stand.ensure(&path)).run(&mut *plain.volume("c1")));
+    shown(from_base(&stand.ensure(&path)).run(&mut *plain.volume("c1")));
     assert!(plain.root("c1").join("a").exists());
     let error = failed(BtrfsBases::open(plain.pool()));
     assert!(error.kind() == ErrorKind::InvalidInput && error.remedy().unwrap().contains("dir:"), "{}", error.report());
@@ -130,9 +130,9 @@ fn a_pool_by_a_relative_path_or_an_odd_one() {
         let bases = Bases::new(DirBases::open(".").unwrap());
         let base = shown(bases.ensure(Image::open("a.tar").unwrap(), &BaseOptions::default()));
         for path in ["containers/c1", "./containers/../containers/c2"] {
-            shown(Rebuild::from_base(&base).run(&mut DirVolume::open(path).unwrap()));
+            shown(from_base(&base).run(&mut DirVolume::open(path).unwrap()));
             let record = reroot::RebuildableVolume::record(&DirVolume::open(path).unwrap()).unwrap().unwrap();
-            shown(Rebuild::new(shown(Image::from_record(&record))).run(&mut DirVolume::open(path).unwrap()));
+            shown(anew(shown(Image::from_record(&record))).run(&mut DirVolume::open(path).unwrap()));
         }
         return;
     }
@@ -152,12 +152,12 @@ fn a_pool_by_a_relative_path_or_an_odd_one() {
     let bases = Bases::new(DirBases::open(&odd).unwrap());
     let base = shown(bases.ensure(Image::open(&path).unwrap(), &BaseOptions::default()));
     let mut volume = DirVolume::open(odd.join("containers").join(odd_name())).unwrap();
-    let report = shown(Rebuild::from_base(&base).run(&mut volume));
+    let report = shown(from_base(&base).run(&mut volume));
     let said = format!("{report}\n{}\n{bases:?}", bases.list().unwrap()[0]);
     assert!(!said.contains('\x1b') && !report.to_string().contains("name\n"), "{said}");
     assert_eq!(bases.verify(base.name(), &CancelToken::new()).unwrap(), Verdict::Intact);
     let record = reroot::RebuildableVolume::record(&volume).unwrap().unwrap();
-    shown(Rebuild::new(shown(Image::from_record(&record))).run(&mut volume));
+    shown(anew(shown(Image::from_record(&record))).run(&mut volume));
 }
 
 #[test]
@@ -172,8 +172,8 @@ fn a_pool_of_subvolumes_with_an_odd_path() {
     let bases = Bases::new(BtrfsBases::open(stand.path("link")).unwrap());
     let base = shown(bases.ensure(Image::open(&path).unwrap(), &BaseOptions::default()));
     let mut volume = BtrfsVolume::open(odd.join("containers").join(odd_name())).unwrap();
-    shown(Rebuild::from_base(&base).run(&mut volume));
-    let report = shown(Rebuild::from_base(&base).run(&mut volume));
+    shown(from_base(&base).run(&mut volume));
+    let report = shown(from_base(&base).run(&mut volume));
     assert!(!report.to_string().contains('\x1b'), "{report}");
     let clones = &bases.list().unwrap()[0].clones;
     assert!(clones.len() == 1 && !clones[0].contains(['\n', '\x1b']), "{clones:?}");
@@ -184,8 +184,8 @@ fn a_pool_of_subvolumes_with_an_odd_path() {
     fs::create_dir(stand.path("inner/containers")).unwrap();
     let bases = Bases::new(BtrfsBases::open(stand.path("inner")).unwrap());
     let base = shown(bases.ensure(Image::open(&path).unwrap(), &BaseOptions::default()));
-    shown(Rebuild::from_base(&base).run(&mut BtrfsVolume::open(stand.path("inner/containers/c1")).unwrap()));
+    shown(from_base(&base).run(&mut BtrfsVolume::open(stand.path("inner/containers/c1")).unwrap()));
     let name = base.name().clone();
     drop(base);
-    shown(bases.remove(&name, &no_wait()));
+    shown(bases.remove(&name, &super::soon()));
 }

@@ -11,10 +11,10 @@ use reroot::base::{BaseOptions, Verdict};
 use reroot::conformance::manifest::DirectoryTimes;
 use reroot::conformance::{Manifest, ManifestOptions, Tree};
 use reroot::rebuild::Made;
-use reroot::{ByteSize, CancelToken, Image, Limits, Rebuild};
+use reroot::{ByteSize, CancelToken, Image, Limits};
 
 use super::common::loopfs::{Kind, run};
-use super::{Scheme, Stand, btrfs, is_root, need, odd_name, shown};
+use super::{Scheme, Stand, anew, btrfs, from_base, is_root, need, odd_name, shown};
 
 /// Where the holes of `sparse` are not: its first and its last block.
 const SPARSE: u64 = 5 << 20;
@@ -106,7 +106,7 @@ fn on(kind: Kind, scheme: Scheme, shares: bool) {
     let what = format!("{} on {}", if scheme == Scheme::Dir { "dir" } else { "btrfs" }, kind.name());
     let path = image(&stand);
     let open = || Image::open(&path).unwrap();
-    let report = shown(Rebuild::new(open()).run(&mut *stand.volume("direct")));
+    let report = shown(anew(open()).run(&mut *stand.volume("direct")));
     assert!(report.losses.is_empty() && report.warnings.is_empty(), "{what}: {report}");
     assert_eq!(report.made, Made::Unpacked);
     let base = stand.ensure(&path);
@@ -151,7 +151,7 @@ fn on(kind: Kind, scheme: Scheme, shares: bool) {
     assert_eq!(record.base.as_ref(), Some(base.name()), "{what}");
     assert_eq!((record.digest, &record.contents), (Some(base.name().image()), &None), "{what}");
     let image = shown(Image::from_record(&record));
-    shown(Rebuild::new(image).run(&mut *stand.volume("c1")));
+    shown(anew(image).run(&mut *stand.volume("c1")));
     expect_same(&stand.root("direct"), &stand.root("c1"), &what);
     assert_eq!(stand.volume("c1").record().unwrap().unwrap().base, None, "{what}");
 
@@ -166,7 +166,7 @@ fn on(kind: Kind, scheme: Scheme, shares: bool) {
     // And the volume outlives its base.
     let name = base.name().clone();
     drop(base);
-    shown(stand.bases().remove(&name, &super::no_wait()));
+    shown(stand.bases().remove(&name, &super::soon()));
     assert_eq!(stand.kept(), [""; 0], "{what}");
     stand.settle();
     expect_same(&stand.root("direct"), &stand.root("c2"), &what);
@@ -216,7 +216,7 @@ fn a_copy_is_made_across_file_systems() {
     let far = Stand::new();
     let path = image(&near);
     let base = near.ensure(&path);
-    let report = shown(Rebuild::from_base(&base).run(&mut *far.volume("c1")));
+    let report = shown(from_base(&base).run(&mut *far.volume("c1")));
     assert_eq!((report.made, report.shared), (Made::Copied, ByteSize::ZERO));
     expect_same(&near.path_of(&base), &far.root("c1"), "from xfs");
     assert!(stored(&far.root("c1/sparse")) <= 512 << 10);
@@ -264,6 +264,6 @@ fn a_base_larger_than_any_default_limit_is_copied() {
     stand.rebuild("c1", &base);
     let name = base.name().clone();
     drop(base);
-    shown(stand.bases().remove(&name, &super::no_wait()));
+    shown(stand.bases().remove(&name, &super::soon()));
     assert_eq!(stand.kept(), [""; 0]);
 }

@@ -9,11 +9,11 @@ use std::time::Duration;
 use reroot::base::{BaseOptions, CollectPolicy, References, Verdict};
 use reroot::conformance::manifest::DirectoryTimes;
 use reroot::conformance::{ManifestOptions, Tree};
-use reroot::{CancelToken, ErrorKind, Image, Rebuild};
+use reroot::{CancelToken, ErrorKind, Image};
 
 use super::common::Folder;
 use super::common::loopfs::{Kind, run};
-use super::{Scheme, Stand, failed, is_root, list, need, shown, tree};
+use super::{Scheme, Stand, anew, failed, is_root, list, need, shown, tree};
 
 const MARKER: &str = "REROOT_TEST_BASES_USER";
 const USER: u32 = 61_778;
@@ -30,7 +30,7 @@ fn as_user(place: &Path, scheme: Scheme) {
     for _ in 0..2 {
         let report = stand.rebuild("c1", &base);
         assert!(report.losses.is_empty(), "{report}");
-        shown(Rebuild::new(Image::open(&path).unwrap()).run(&mut *stand.volume("direct")));
+        shown(anew(Image::open(&path).unwrap()).run(&mut *stand.volume("direct")));
         let manifest =
             |name| shown(ManifestOptions::new().with_directory_times(DirectoryTimes::IgnoredOfRoot).read(&stand.root(name)));
         let (one, other) = (manifest("direct"), manifest("c1"));
@@ -53,7 +53,7 @@ fn as_user(place: &Path, scheme: Scheme) {
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{}", error.report());
     assert!(error.remedy().unwrap().contains("without a base"), "{}", error.report());
     assert_eq!(stand.kept(), [""; 0]);
-    shown(Rebuild::new(Image::open(&path).unwrap()).run(&mut *stand.volume("direct")));
+    shown(anew(Image::open(&path).unwrap()).run(&mut *stand.volume("direct")));
 }
 
 /// Runs the test `name` of this program again as an ordinary user who owns `place`.
@@ -131,7 +131,7 @@ fn without_root_what_a_base_loses_is_lost_by_its_volumes() {
     image.file("theirs", "x").owner = (0, 12);
     image.character_device("null", 1, 3);
     let path = stand.image("theirs.tar", &image);
-    let direct = shown(Rebuild::new(Image::open(&path).unwrap()).run(&mut *stand.volume("direct")));
+    let direct = shown(anew(Image::open(&path).unwrap()).run(&mut *stand.volume("direct")));
     assert!(!direct.losses.is_empty());
     let base = stand.ensure(&path);
     let report = stand.rebuild("c1", &base);

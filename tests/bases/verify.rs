@@ -11,7 +11,7 @@ use reroot::base::{BaseOptions, Verdict};
 use reroot::{CancelToken, ErrorKind, Image};
 
 use super::common::loopfs::{Kind, Mounted, run};
-use super::{Scheme, Stand, failed, is_root, need, shown, tree};
+use super::{Scheme, Stand, failed, from_base, is_root, need, shown, tree};
 
 fn verdict(stand: &Stand, base: &reroot::Base) -> Verdict {
     shown(stand.bases().verify(base.name(), &CancelToken::new()))
@@ -72,7 +72,7 @@ fn a_change_of_any_kind_is_found() {
         assert_eq!(verdict(&stand, &base), Verdict::Changed, "{what}");
         let name = base.name().clone();
         drop(base);
-        shown(stand.bases().remove(&name, &super::no_wait()));
+        shown(stand.bases().remove(&name, &super::soon()));
     }
     let base = stand.ensure(&path);
     // A root's own metadata is every volume's own business; access times are nobody's.
@@ -136,7 +136,7 @@ fn a_subvolume_that_was_made_writable_is_found() {
     // It is removed, and made again.
     let name = base.name().clone();
     drop(base);
-    shown(stand.bases().remove(&name, &super::no_wait()));
+    shown(stand.bases().remove(&name, &super::soon()));
     let base = stand.ensure(&path);
     assert_eq!(verdict(&stand, &base), Verdict::Intact);
 }
@@ -151,7 +151,7 @@ fn what_cannot_be_read_is_an_error() {
     let error = failed(stand.bases().verify(base.name(), &CancelToken::new()));
     assert_eq!(error.kind(), ErrorKind::Busy, "{}", error.report());
     assert!(error.report().to_string().contains("etc"), "{}", error.report());
-    let error = failed(reroot::Rebuild::from_base(&base).run(&mut *stand.volume("c1")));
+    let error = failed(from_base(&base).run(&mut *stand.volume("c1")));
     assert_eq!(error.kind(), ErrorKind::Busy, "{}", error.report());
     stand.expect_volumes(&[]);
     drop(mounted);
@@ -175,6 +175,6 @@ fn what_cannot_be_read_is_an_error() {
     let error = failed(stand.bases().ensure(Image::open(&path).unwrap(), &BaseOptions::default()));
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{}", error.report());
     assert!(stand.bases().list().unwrap()[0].record.is_none());
-    shown(stand.bases().remove(&name, &super::no_wait()));
+    shown(stand.bases().remove(&name, &super::soon()));
     stand.ensure(&path);
 }
