@@ -54,8 +54,8 @@ const TOP: u64 = 256;
 /// - Subvolumes in the old root go with it, whatever they are called and however deep they lie.
 /// - A rebuild keeps what the directory backend keeps, compression and the absence of copy on write among it, and the limits and parents of the
 ///   root's qgroup, which are set before the first byte. The qgroup of what is gone is removed by the kernel when it has given the space back
-///   (seen with Linux 6.18). An older one leaves it: the value that removed a root removes its qgroup in a later call, and
-///   `btrfs qgroup clear-stale` the others.
+///   (seen with Linux 6.18). An older one leaves it, and so does a count of all that is under way then, as a clone in a group of others begins one: the
+///   value that removed a root removes its qgroup in a later call, and `btrfs qgroup clear-stale` the others.
 /// - What is removed is gone at once, and its space comes back by and by ([`reclaiming`](RebuildableVolume::reclaiming)). In place of the
 ///   old root, and where less than an eighth of the file system is free, a new root waits for that, two minutes at most.
 /// - The size of a volume is the lower of its qgroup's limits. Without quotas it has none; [`with_quota`](Self::with_quota) says what becomes

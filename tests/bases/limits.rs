@@ -127,6 +127,11 @@ fn limits_and_groups_are_kept_and_none_is_left() {
                 "1/7 none none -".to_owned(),
             ];
             let mut found = groups(&stand);
+            if policy == QuotaPolicy::Enable {
+                // A root that the kernel gives back while it counts afresh leaves it a group, which is the kernel's own to clear.
+                btrfs(&["qgroup", "clear-stale"], &fs);
+                found = groups(&stand);
+            }
             expected.sort();
             found.sort();
             assert_eq!(found, expected, "{policy:?}, round {round}");
