@@ -139,8 +139,8 @@ fn verify(bases: &Bases, cancel: &CancelToken) -> Result<Vec<Verified>> {
     for info in bases.list()? {
         cancel.check("verify the bases")?;
         let verified = match info.state {
-            BaseState::Complete => bases.verify(&info.name, cancel).map(Some),
-            _ => Ok(None),
+            BaseState::Unfinished => Ok(None),
+            _ => bases.verify(&info.name, cancel).map(Some),
         };
         let (verdict, error) = match verified {
             Ok(verdict) => (verdict, None),

@@ -61,6 +61,11 @@ impl Pool {
         format!("{}:{}", self.scheme, self.path.display())
     }
 
+    /// Where its bases lie.
+    fn folder(&self) -> PathBuf {
+        self.path.join(format!("reroot-bases-{}", self.scheme))
+    }
+
     fn root(&self, name: &str) -> PathBuf {
         self.path.join("containers").join(name)
     }
@@ -117,7 +122,7 @@ impl Pool {
 
     /// Makes a read-only base writable for as long as something is done to it.
     fn change(&self, name: &str, change: impl FnOnce(&Path)) {
-        let base = self.path.join("reroot-bases").join(name);
+        let base = self.folder().join(name);
         let set = |value: &str| {
             let done = self.scheme == "dir"
                 || Command::new("btrfs").args(["property", "set"]).arg(&base).args(["ro", value]).status().unwrap().success();
@@ -156,7 +161,7 @@ fn a_rebuild_through_a_base() {
         assert_eq!(report["image"]["base"], names[0]);
 
         // A second time nothing is made, and it is said what would be done.
-        let base = pool.path.join("reroot-bases").join(&names[0]);
+        let base = pool.folder().join(&names[0]);
         let before = std::os::unix::fs::MetadataExt::ino(&fs::metadata(&base).unwrap());
         let plan = assert_status(&pool.rebuild(&["--base", "--dry-run", "--json", SAMPLE]), 0);
         assert_eq!(plan["base"], format!("{}:{}", pool.scheme, base.display()));
@@ -302,7 +307,7 @@ fn bases_are_listed_verified_and_removed() {
         let verified = assert_status(&pool.bases(&["--verify", "--json"]), 0);
         assert_eq!((&verified[0]["name"], &verified[0]["verdict"]), (&name.as_str().into(), &"intact".into()));
         // An unfinished one beside it is no cause for alarm.
-        let other = pool.path.join("reroot-bases").join("0".repeat(64));
+        let other = pool.folder().join("0".repeat(64));
         fs::create_dir(other.with_extension("reroot-staged")).unwrap();
         if pool.scheme == "dir" {
             let shown = pool.bases(&["--verify"]);
@@ -332,7 +337,7 @@ fn bases_are_listed_verified_and_removed() {
         assert_eq!(removed["removed"], name.as_str());
         assert_eq!(pool.names(), Vec::<String>::new());
         pool.assert_new("c1");
-        let left: Vec<_> = pool.list("reroot-bases").into_iter().filter(|name| name != "memo").collect();
+        let left: Vec<_> = pool.list(&format!("reroot-bases-{}", pool.scheme)).into_iter().filter(|name| name != "memo").collect();
         assert_eq!(left, Vec::<String>::new());
 
         for mistake in [&["--remove", "no base's name"][..], &["--shared"], &["--verify", "--collect", "1"], &["--collect", "-1"]] {
@@ -353,7 +358,7 @@ fn a_held_base_is_not_removed() {
     let pool = Pool::dir();
     assert_status(&pool.rebuild(&["--base", "--quiet", SAMPLE]), 0);
     let name = pool.names().remove(0);
-    let lock = fs::File::create(pool.path.join("reroot-bases").join(format!("{name}.reroot-lock"))).unwrap();
+    let lock = fs::File::create(pool.folder().join(format!("{name}.reroot-lock"))).unwrap();
     let held = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockSharedNonblock).unwrap();
     let error = assert_status(&pool.bases(&["--remove", &name, "--json"]), 3);
     assert_eq!(error["kind"], "locked");

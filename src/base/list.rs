@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Bases;
 use crate::base_name::BaseName;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::record::{ImageRecord, Origin};
 
 /// A base, as it was found.
@@ -24,6 +24,8 @@ pub struct BaseInfo {
     pub used: Option<SystemTime>,
     /// Volumes and other roots that were cloned from it and still share with it, where the backend can tell.
     pub clones: Vec<String>,
+    /// Why it could not be looked at, and what to do.
+    pub error: Option<String>,
 }
 
 /// Whether a base is complete.
@@ -35,13 +37,17 @@ pub enum BaseState {
     Complete,
     /// It is being made, or a kill left it: the next [`ensure`](Bases::ensure) makes it, and [`collect`](Bases::collect) removes what is left.
     Unfinished,
+    /// It could not be looked at, or what has its name is no base: [`BaseInfo::error`] says why.
+    Unreadable,
 }
 
 impl fmt::Display for BaseInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.name.fmt(f)?;
-        if self.state == BaseState::Unfinished {
-            return f.write_str("\n  unfinished");
+        match (self.state, &self.error) {
+            (BaseState::Unfinished, _) => return f.write_str("\n  unfinished"),
+            (BaseState::Unreadable, Some(error)) => return write!(f, "\n  {error}"),
+            _ => {}
         }
         if let Some(record) = &self.record {
             write!(f, "\n  of {}", record.origin)?;
@@ -76,14 +82,13 @@ impl fmt::Display for Ago {
 }
 
 impl Bases {
-    /// All bases of the pool, by name, also what is left of unfinished ones.
+    /// All bases of the pool, by name, also what is left of unfinished ones, and what cannot be looked at.
     ///
     /// # Errors
-    /// What prevents the look. A record that cannot be read is left out.
+    /// What prevents the look at the pool. A record that cannot be read is left out.
     pub fn list(&self) -> Result<Vec<BaseInfo>> {
         let names = self.pool.names().map_err(|error| self.add_pool(error))?;
-        let infos = names.into_iter().map(|name| self.info(&name));
-        infos.collect::<Result<_>>().map_err(|error| self.add_pool(error))
+        Ok(names.into_iter().map(|name| self.info(&name).unwrap_or_else(|error| unreadable(name, &error))).collect())
     }
 
     pub(super) fn info(&self, name: &BaseName) -> Result<BaseInfo> {
@@ -93,8 +98,14 @@ impl Bases {
         let used = self.pool.used(name)?.or(record.as_ref().map(|record| record.time));
         let clones = if complete { self.pool.clones(name)? } else { Vec::new() };
         let state = if complete { BaseState::Complete } else { BaseState::Unfinished };
-        Ok(BaseInfo { name: name.clone(), state, record, used, clones })
+        Ok(BaseInfo { name: name.clone(), state, record, used, clones, error: None })
     }
+}
+
+fn unreadable(name: BaseName, error: &Error) -> BaseInfo {
+    let remedy = error.remedy().map(|remedy| format!(": {remedy}")).unwrap_or_default();
+    let error = Some(format!("{error}{remedy}"));
+    BaseInfo { name, state: BaseState::Unreadable, record: None, used: None, clones: Vec::new(), error }
 }
 
 /// The record of a base that has none: its name says what it was made from.

@@ -14,7 +14,7 @@ use crate::sys::btrfs::{self, subvolume};
 use crate::text::Escaped;
 use crate::volume::{BasePool, RebuildableVolume, VolumeId, VolumeLock};
 
-/// The bases of a pool on btrfs: read-only subvolumes `POOL/reroot-bases/NAME`, in a folder that only its owner may enter.
+/// The bases of a pool on btrfs: read-only subvolumes `POOL/reroot-bases-btrfs/NAME`, in a folder that only its owner may enter.
 ///
 /// A volume becomes a snapshot of one, whatever its size. Nothing ties it to the base then: the base can be removed, and what they share stays
 /// with the volume. A base has no limits, and those of a volume count what it shares. Where the volume's qgroup is a member of another, the
@@ -51,8 +51,7 @@ impl BasePool for BtrfsBases {
     }
 
     fn volume(&self, name: &BaseName) -> Result<Box<dyn RebuildableVolume>> {
-        self.0.make_folder("open the base")?;
-        let mut volume = BtrfsVolume::open(self.0.path_of(name))?;
+        let mut volume = self.0.volume(name, BtrfsVolume::open)?;
         volume.role = Role::Base;
         Ok(Box::new(volume))
     }

@@ -11,7 +11,7 @@ use crate::progress::Wait;
 use crate::siblings::bases::BasesDir;
 use crate::volume::{BasePool, RebuildableVolume, VolumeId, VolumeLock};
 
-/// The bases of a pool that is a directory: `POOL/reroot-bases/NAME`, in a folder that only its owner may enter.
+/// The bases of a pool that is a directory: `POOL/reroot-bases-dir/NAME`, in a folder that only its owner may enter.
 ///
 /// A volume's files share the data of the base's by reflink, where the file system can and both lie on the same one (btrfs, XFS); elsewhere
 /// they are copies. Nothing ties a volume to the base it came from.
@@ -38,8 +38,7 @@ impl BasePool for DirBases {
     }
 
     fn volume(&self, name: &BaseName) -> Result<Box<dyn RebuildableVolume>> {
-        self.0.make_folder("open the base")?;
-        Ok(Box::new(DirVolume::open(self.0.path_of(name))?))
+        Ok(Box::new(self.0.volume(name, DirVolume::open)?))
     }
 
     fn hold(&self, name: &BaseName, wait: &Wait) -> Result<VolumeLock> {

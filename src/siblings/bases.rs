@@ -1,4 +1,5 @@
-//! Bases that lie in a folder of their own: `reroot-bases` in the pool's directory.
+//! Bases that lie in a folder of their own in the pool's directory: `reroot-bases-dir` or `reroot-bases-btrfs`, for a base of one backend is none
+//! of the other's.
 
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
@@ -25,7 +26,6 @@ use crate::sys::walk::{Order, Walk};
 use crate::text::Escaped;
 use crate::volume::{VolumeId, VolumeLock};
 
-const FOLDER: &str = "reroot-bases";
 /// What is added to a base's name to get that of a file whose time tells when it was used.
 const USED: &str = ".reroot-used";
 const MEMO: &CStr = c"memo";
@@ -39,6 +39,8 @@ pub(crate) struct BasesDir {
     scheme: &'static str,
     pool: PathBuf,
     dir: OwnedFd,
+    /// The folder's name.
+    folder: String,
 }
 
 impl BasesDir {
@@ -50,7 +52,7 @@ impl BasesDir {
             std::path::absolute(path).map_err(|error| context(Error::io(OPERATION, "there is no current directory", error)))?;
         let dir = retry(|| open(&pool, directory(), Mode::empty()))
             .map_err(|error| context(Error::io(OPERATION, "cannot open its directory", error)))?;
-        Ok(BasesDir { scheme, pool, dir })
+        Ok(BasesDir { scheme, pool, dir, folder: format!("reroot-bases-{scheme}") })
     }
 
     pub(crate) fn id(&self) -> VolumeId {
@@ -68,12 +70,12 @@ impl BasesDir {
 
     /// The path of a base.
     pub(crate) fn path_of(&self, name: &BaseName) -> PathBuf {
-        self.pool.join(FOLDER).join(name.to_string())
+        self.pool.join(&self.folder).join(name.to_string())
     }
 
     /// The folder; `None` if it does not exist.
     pub(crate) fn folder(&self, operation: &'static str) -> Result<Option<OwnedFd>> {
-        match retry(|| openat(&self.dir, FOLDER, directory() | OFlag::O_NOFOLLOW, Mode::empty())) {
+        match retry(|| openat(&self.dir, self.folder.as_str(), directory() | OFlag::O_NOFOLLOW, Mode::empty())) {
             Ok(folder) => self.check_folder(&folder, operation).map(|()| Some(folder)),
             Err(Errno::ENOENT) => Ok(None),
             Err(error) => Err(self.failed(operation, "cannot open its folder of bases", error)),
@@ -92,9 +94,23 @@ impl BasesDir {
             .with_remedy("see what is in it; then chown it to the user this runs as, and chmod it to 0700"))
     }
 
+    /// The base as a volume. Something else under its name does not stand for the others: it has an error of its own.
+    pub(crate) fn volume<V>(&self, name: &BaseName, open: impl FnOnce(PathBuf) -> Result<V>) -> Result<V> {
+        const OPERATION: &str = "open the base";
+        self.make_folder(OPERATION)?;
+        open(self.path_of(name)).map_err(|error| match error.kind() {
+            ErrorKind::InvalidInput => Error::new(ErrorKind::AlreadyExists, OPERATION, "what has its name is not a base")
+                .with_context("path", Escaped::from(self.path_of(name).as_path()))
+                .with_context("pool", self.id())
+                .with_remedy("move it away: it is not a base")
+                .with_source(error),
+            _ => error,
+        })
+    }
+
     /// Makes the folder, closed to everyone else: a base holds programs that run with the rights of root.
     pub(crate) fn make_folder(&self, operation: &'static str) -> Result<OwnedFd> {
-        match retry(|| mkdirat(&self.dir, FOLDER, Mode::S_IRWXU)) {
+        match retry(|| mkdirat(&self.dir, self.folder.as_str(), Mode::S_IRWXU)) {
             Ok(()) => rename::sync_directory(self.pool())
                 .map_err(|error| self.failed(operation, "cannot make its folder of bases durable", error))?,
             Err(Errno::EEXIST) => {}

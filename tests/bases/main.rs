@@ -125,7 +125,10 @@ impl Stand {
     }
 
     fn folder_of_bases(&self) -> PathBuf {
-        self.pool().join("reroot-bases")
+        self.pool().join(match self.scheme {
+            Scheme::Dir => "reroot-bases-dir",
+            Scheme::Btrfs => "reroot-bases-btrfs",
+        })
     }
 
     fn path_of(&self, base: &Base) -> PathBuf {

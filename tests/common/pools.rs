@@ -373,20 +373,22 @@ impl Pool for DirPool {
     }
 }
 
-/// What lies in the folder of a pool's bases besides complete ones, the times of their use, and the memo.
+/// What lies in the folders of a pool's bases besides complete ones, the times of their use, and the memo.
 pub(crate) fn left_of_bases(pool: &Path) -> io::Result<Vec<String>> {
-    let folder = pool.join("reroot-bases");
-    let entries = match fs::read_dir(&folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
     let mut left = Vec::new();
-    for entry in entries {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        let base = name.strip_suffix(".reroot-used").unwrap_or(&name);
-        let known = name == "memo" || base.parse::<BaseName>().is_ok() && folder.join(base).is_dir();
-        if !known {
-            left.push(format!("reroot-bases/{name}"));
+    for within in ["reroot-bases-btrfs", "reroot-bases-dir"] {
+        let folder = pool.join(within);
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let base = name.strip_suffix(".reroot-used").unwrap_or(&name);
+            let known = name == "memo" || base.parse::<BaseName>().is_ok() && folder.join(base).is_dir();
+            if !known {
+                left.push(format!("{within}/{name}"));
+            }
         }
     }
     left.sort();
