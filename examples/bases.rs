@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use reroot::base::{BaseInfo, BaseState, CollectPolicy, Collected, References, Verdict};
+use reroot::base::{BaseInfo, BaseState, CollectPolicy, Collected, Kept, References, Verdict};
 use reroot::{BaseName, Bases, CancelToken, Error, Result, Wait};
 
 /// Lists the bases of a pool: roots made once from an image, from which volumes are cloned.
 ///
 /// POOL is dir:PATH or btrfs:PATH, like btrfs:/srv/pool for the volume btrfs:/srv/pool/containers/c1.
 ///
-/// Exit status: 0 done; 1 failed, or a base is not what it was; 2 usage; 3 someone holds a base that is to be removed.
+/// Exit status: 0 done; 1 failed, or a base is not what it was or could not be removed; 2 usage; 3 someone holds a base that is to be removed.
 #[derive(Parser)]
 struct Arguments {
     /// The pool.
@@ -55,7 +55,7 @@ enum Answer {
     List(Vec<BaseInfo>),
     Verified(Vec<Verified>),
     Collected(Collected),
-    Removed { removed: BaseName },
+    Removed { removed: Option<BaseName> },
 }
 
 #[derive(serde::Serialize)]
@@ -73,7 +73,8 @@ impl fmt::Display for Answer {
             Answer::Verified(verified) if verified.is_empty() => f.write_str("no bases"),
             Answer::Verified(verified) => lines(f, verified),
             Answer::Collected(collected) => collected.fmt(f),
-            Answer::Removed { removed } => write!(f, "{removed}: removed"),
+            Answer::Removed { removed: Some(removed) } => write!(f, "{removed}: removed"),
+            Answer::Removed { removed: None } => f.write_str("there was none"),
         }
     }
 }
@@ -107,6 +108,7 @@ fn main() -> ExitCode {
             output.show(&answer);
             let good = match &answer {
                 Answer::Verified(verified) => verified.iter().all(Verified::is_good),
+                Answer::Collected(collected) => !collected.kept.iter().any(|kept| matches!(kept.why, Kept::Failed(_))),
                 _ => true,
             };
             ExitCode::from(if good { cli::DONE } else { cli::FAILED })
@@ -127,8 +129,8 @@ fn run(arguments: &Arguments) -> Result<Answer> {
         return bases.collect(&policy, &cancel).map(Answer::Collected);
     }
     if let Some(name) = &arguments.remove {
-        bases.remove(name, &Wait::new(Duration::from_secs(arguments.wait.into()), cancel))?;
-        return Ok(Answer::Removed { removed: name.clone() });
+        let existed = bases.remove(name, &Wait::new(Duration::from_secs(arguments.wait.into()), cancel))?;
+        return Ok(Answer::Removed { removed: existed.then(|| name.clone()) });
     }
     bases.list().map(Answer::List)
 }

@@ -14,8 +14,8 @@ use clap::error::ErrorKind as ClapError;
 use clap::{CommandFactory, Parser, ValueEnum};
 use reroot::base::BaseOptions;
 use reroot::{
-    ByteSize, CancelToken, Dispose, Error, ErrorKind, IdMap, IdShift, Image, Rebuild, RebuildableVolume, Result, Sha256,
-    SnapshotPolicy, Strategy, Wait,
+    BaseName, ByteSize, CancelToken, Dispose, Error, ErrorKind, IdMap, IdShift, Image, Plan, Rebuild, RebuildableVolume, Result,
+    Sha256, SnapshotPolicy, Strategy,
 };
 
 /// Replaces the root volume of an instance by a fresh copy of an image.
@@ -183,9 +183,12 @@ fn rebuild(arguments: &Arguments, output: cli::Output) -> Result<()> {
         Some(user) => Some(IdShift::new(subids("/etc/subuid", user)?, subids("/etc/subgid", user)?)),
         None => None,
     };
-    let (source, shift) = match arguments.base {
-        true => (through_base(image, shift, arguments, output, &bar, &cancel)?, None),
-        false => (Rebuild::new(image), shift),
+    let (source, shift, makes_base) = match arguments.base {
+        true => {
+            let (source, makes_base) = through_base(image, shift, arguments, output, &bar, &cancel)?;
+            (source, None, makes_base)
+        }
+        false => (Rebuild::new(image), shift, None),
     };
     let mut rebuild = source.lock_wait(patience).busy_wait(patience).cancel(cancel);
     rebuild = rebuild.snapshots(match arguments.snapshots {
@@ -210,7 +213,7 @@ fn rebuild(arguments: &Arguments, output: cli::Output) -> Result<()> {
         rebuild = rebuild.dispose(Dispose::Detach);
     }
     if arguments.dry_run {
-        output.show(&rebuild.plan(&*volume)?);
+        output.show(&Preview { plan: rebuild.plan(&*volume)?, makes_base });
         return Ok(());
     }
     if output == cli::Output::Text {
@@ -222,7 +225,25 @@ fn rebuild(arguments: &Arguments, output: cli::Output) -> Result<()> {
     Ok(())
 }
 
-/// A rebuild from the base of `image`, which is made if there is none; only to look, from the image then.
+/// What a dry run shows.
+#[derive(serde::Serialize)]
+struct Preview {
+    #[serde(flatten)]
+    plan: Plan,
+    /// The base that would be made first.
+    makes_base: Option<BaseName>,
+}
+
+impl std::fmt::Display for Preview {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(base) = &self.makes_base {
+            writeln!(f, "make the base {base}, which is missing, and clone or copy it; without a base it would be:")?;
+        }
+        self.plan.fmt(f)
+    }
+}
+
+/// A rebuild from the base of `image`, which is made if there is none; only to look, from the image then, and the base that is missing.
 fn through_base(
     image: Image,
     shift: Option<IdShift>,
@@ -230,11 +251,8 @@ fn through_base(
     output: cli::Output,
     bar: &Arc<cli::Bar>,
     cancel: &CancelToken,
-) -> Result<Rebuild> {
-    let bases = match &arguments.pool {
-        Some(pool) => cli::open_pool(pool)?,
-        None => cli::open_pool(&cli::pool_of(arguments.words().1)?)?,
-    };
+) -> Result<(Rebuild, Option<BaseName>)> {
+    let bases = cli::open_pool_of(arguments.pool.as_deref(), arguments.words().1)?;
     let mut options = BaseOptions::default().with_cancel(cancel.clone());
     options.shift.clone_from(&shift);
     if output == cli::Output::Text {
@@ -242,13 +260,13 @@ fn through_base(
     }
     if arguments.dry_run {
         let name = bases.name_of(&image, &options)?;
-        return Ok(match (bases.find(&name, &Wait::new(Duration::ZERO, cancel.clone()))?, shift) {
-            (Some(base), _) => Rebuild::from_base(&base),
-            (None, Some(shift)) => Rebuild::new(image).shift(shift),
-            (None, None) => Rebuild::new(image),
+        return Ok(match (bases.look_at(&name)?, shift) {
+            (Some(base), _) => (Rebuild::from_base(&base), None),
+            (None, Some(shift)) => (Rebuild::new(image).shift(shift), Some(name)),
+            (None, None) => (Rebuild::new(image), Some(name)),
         });
     }
-    bases.ensure(image, &options).map(|base| Rebuild::from_base(&base))
+    bases.ensure(image, &options).map(|base| (Rebuild::from_base(&base), None))
 }
 
 fn open_image(arguments: &Arguments, volume: &dyn RebuildableVolume) -> Result<Image> {

@@ -144,8 +144,13 @@ fn run(arguments: &Arguments, output: cli::Output) -> Result<Summary> {
             let done = Done { volume: volume.clone(), report, error };
             let mut all = all.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             match output {
-                cli::Output::Text => println!("[{}/{}] {done}", all.len() + 1, arguments.volumes.len()),
-                cli::Output::Quiet if done.error.is_some() => eprintln!("error: {done}"),
+                cli::Output::Text => {
+                    let line = format_args!("[{}/{}] {done}", all.len() + 1, arguments.volumes.len());
+                    cli::say(&mut std::io::stdout(), &line);
+                }
+                cli::Output::Quiet if done.error.is_some() => {
+                    cli::say(&mut std::io::stderr(), &format_args!("error: {done}"));
+                }
                 _ => {}
             }
             all.push(done);

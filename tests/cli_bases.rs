@@ -278,6 +278,7 @@ fn shifted_owners_are_another_base() {
         assert_status(&pool.rebuild(&["--base", "--quiet", SAMPLE]), 0);
         let plan = assert_status(&pool.rebuild(&["--base", "--dry-run", "--json", "--subids", &user, SAMPLE]), 0);
         assert_eq!(plan["base"], Value::Null, "that base is another, and not made");
+        assert!(plan["makes_base"].is_string(), "{plan}");
         assert_status(&pool.rebuild(&["--base", "--quiet", "--subids", &user, SAMPLE]), 0);
         assert_eq!(pool.names().len(), 2);
         let owner = std::os::unix::fs::MetadataExt::uid(&fs::symlink_metadata(pool.root("c1").join("etc/os-release")).unwrap());
@@ -373,6 +374,64 @@ fn a_held_base_is_not_removed() {
     drop(held);
     assert!(waiting.unwrap().wait().unwrap().success());
     assert_eq!(pool.names(), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_no_base_hides_no_other() {
+    for pool in Pool::all() {
+        assert_status(&pool.rebuild(&["--base", "--quiet", SAMPLE]), 0);
+        let name = pool.names().remove(0);
+        let other = "0".repeat(64);
+        let path = pool.folder().join(&other);
+        for symlink in [false, true] {
+            match symlink {
+                true => std::os::unix::fs::symlink("elsewhere", &path).unwrap(),
+                false => fs::write(&path, "").unwrap(),
+            }
+            let list = assert_status(&pool.bases(&["--json"]), 0);
+            assert_eq!((&list[0]["state"], &list[1]["state"]), (&"unreadable".into(), &"complete".into()), "{list}");
+            assert!(list[0]["error"].as_str().unwrap().contains("it is not a base"), "{list}");
+            let verified = assert_status(&pool.bases(&["--verify", "--json"]), 1);
+            assert_eq!(verified[1]["verdict"], "intact", "{verified}");
+            let collected = assert_status(&pool.bases(&["--collect", "1", "--json"]), 1);
+            assert!(collected["kept"][0]["why"]["failed"].is_object(), "{collected}");
+            let error = assert_status(&pool.bases(&["--remove", &other, "--json"]), 3);
+            assert!(error["remedy"].as_str().unwrap().contains("it is not a base"), "{error}");
+            assert_status(&pool.rebuild(&["--base", "--quiet", SAMPLE]), 0);
+            fs::remove_file(&path).unwrap();
+        }
+        // Two backends, two folders.
+        let mut both = example("rebuild");
+        both.args(["--base", "--quiet", SAMPLE]).arg(format!("dir:{}", pool.root("c2").display()));
+        assert_status(&both.output().unwrap(), 0);
+        assert_eq!(pool.names(), [name.as_str()]);
+        assert_status(&pool.bases(&["--verify"]), 0);
+        assert_status(&pool.bases(&["--remove", &name]), 0);
+        let gone = pool.bases(&["--remove", &name]);
+        assert_status(&gone, 0);
+        assert_eq!(stdout(&gone).trim(), "there was none");
+    }
+}
+
+/// Also what it says of a base that is missing, and into a disk that is full.
+#[test]
+fn a_dry_run_changes_nothing() {
+    let pool = Pool::dir().with_old_root();
+    let plan = assert_status(&pool.rebuild(&["--base", "--dry-run", "--json", SAMPLE]), 0);
+    let missing = plan["makes_base"].as_str().unwrap().to_owned();
+    assert!(stdout(&pool.rebuild(&["--base", "--dry-run", SAMPLE])).contains(&format!("make the base {missing}")));
+    assert_eq!(pool.list("."), ["containers"]);
+    pool.assert_old();
+    assert_status(&pool.rebuild(&["--base", "--quiet", SAMPLE]), 0);
+    let used = pool.folder().join(format!("{missing}.reroot-used"));
+    fs::remove_file(&used).unwrap();
+    let plan = assert_status(&pool.rebuild(&["--base", "--dry-run", "--json", SAMPLE]), 0);
+    assert_eq!(plan["makes_base"], Value::Null);
+    assert!(!used.exists(), "it was noted as used");
+    let full = fs::File::create("/dev/full").unwrap();
+    let mut group = example("rolling");
+    let status = group.args([SAMPLE, &pool.volume("c1")]).stdout(full).stderr(std::process::Stdio::piped()).output().unwrap();
+    assert_eq!((status.status.code(), stderr(&status)), (Some(0), String::new()));
 }
 
 #[test]

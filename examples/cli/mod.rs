@@ -15,7 +15,7 @@ use reroot::Bases;
 #[cfg(feature = "tar")]
 use reroot::dir::DirBases;
 use reroot::dir::DirVolume;
-use reroot::{CancelToken, Error, ErrorKind, Event, Outcome, Phase, Progress, RebuildableVolume, Result};
+use reroot::{CancelToken, Error, ErrorKind, Event, Outcome, Phase, Progress, RebuildableVolume, Result, Space};
 
 /// Done.
 pub(crate) const DONE: u8 = 0;
@@ -47,6 +47,26 @@ pub(crate) fn open_volume(spec: &str) -> Result<Box<dyn RebuildableVolume>> {
     }
 }
 
+/// Opens the bases of the pool that is named, or of that of the volume.
+#[cfg(feature = "tar")]
+pub(crate) fn open_pool_of(pool: Option<&str>, volume: &str) -> Result<Bases> {
+    match pool {
+        Some(pool) => open_pool(pool),
+        None => {
+            let pool = pool_of(volume)?;
+            open_pool(&pool).map_err(|error| match error.kind() {
+                // What it proposes is for a pool that someone named.
+                ErrorKind::InvalidInput if pool.starts_with("btrfs:") => {
+                    Error::new(ErrorKind::InvalidInput, "find the volume's pool", error.message())
+                        .with_context("pool", pool)
+                        .with_remedy("name one on the volume's file system with --pool")
+                }
+                _ => error,
+            })
+        }
+    }
+}
+
 /// Opens the bases of `dir:/srv/pool`, `btrfs:/srv/pool`, and the like.
 #[cfg(feature = "tar")]
 pub(crate) fn open_pool(spec: &str) -> Result<Bases> {
@@ -64,7 +84,8 @@ pub(crate) fn open_pool(spec: &str) -> Result<Bases> {
     }
 }
 
-/// The pool of a volume: the folder of the folder it lies in.
+/// The pool of a volume: the folder of the folder it lies in; that folder itself where that would be the root directory, or
+/// where a file system is mounted on it: what lies above is another one.
 #[cfg(feature = "tar")]
 pub(crate) fn pool_of(volume: &str) -> Result<String> {
     let Some((scheme, path)) = volume.split_once(':') else {
@@ -73,7 +94,21 @@ pub(crate) fn pool_of(volume: &str) -> Result<String> {
     };
     let path = std::path::absolute(path).map_err(|error| Error::io("find the pool", "there is no current directory", error))?;
     let folder = path.parent().unwrap_or(&path);
-    Ok(format!("{scheme}:{}", folder.parent().unwrap_or(folder).display()))
+    let pool = match folder.parent() {
+        Some(above) if above != Path::new("/") && !is_mounted_on(folder) => above,
+        _ => folder,
+    };
+    Ok(format!("{scheme}:{}", pool.display()))
+}
+
+/// Whether a mount is on this folder. Not by its device: that of a subvolume is another too.
+#[cfg(feature = "tar")]
+fn is_mounted_on(folder: &Path) -> bool {
+    let Ok(folder) = folder.canonicalize() else { return false };
+    // As the kernel writes it.
+    let point = folder.to_string_lossy().replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011").replace('\n', "\\012");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().any(|line| line.split(' ').nth(4) == Some(&point))
 }
 
 /// The exit status that tells a script what happened to the volume.
@@ -81,6 +116,8 @@ pub(crate) fn status(error: &Error) -> u8 {
     match (error.outcome(), error.kind()) {
         (Outcome::NoRoot, _) => NO_ROOT,
         (Outcome::Untouched, ErrorKind::InvalidInput) => USAGE,
+        // A limit that is too low for the base is found before anything is done.
+        (Outcome::Untouched, ErrorKind::NoSpace(Space::Quota)) => REFUSED,
         (Outcome::Untouched, kind) if kind.is_refusal() => REFUSED,
         _ => FAILED,
     }
@@ -124,7 +161,7 @@ impl Output {
 }
 
 /// Prints a line. That nobody reads it, or that the disk it goes to is full, does not change what happened to the volume.
-fn say(out: &mut dyn std::io::Write, line: &dyn std::fmt::Display) {
+pub(crate) fn say(out: &mut dyn std::io::Write, line: &dyn std::fmt::Display) {
     let _ = writeln!(out, "{line}");
 }
 

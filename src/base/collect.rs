@@ -130,15 +130,15 @@ impl Bases {
         Ok(collected)
     }
 
-    /// Removes a base, or what is left of an unfinished one, whenever it was last used. That there is none is no error.
+    /// Removes a base, or what is left of an unfinished one, whenever it was last used. `false` if there was none.
     ///
     /// # Errors
     /// [`ErrorKind::Locked`] and [`ErrorKind::Busy`] if someone holds it when `wait` has ended, and [`ErrorKind::HasDependents`] if a volume depends
     /// on it: it stays. What fails in the midst of the removal leaves a base that is whole or none.
-    pub fn remove(&self, name: &BaseName, wait: &Wait) -> Result<()> {
+    pub fn remove(&self, name: &BaseName, wait: &Wait) -> Result<bool> {
         let remove = || match self.pool.names()?.contains(name) {
-            true => self.take_away(name, None, wait).map(drop),
-            false => Ok(()),
+            true => self.take_away(name, None, wait).map(|_| true),
+            false => Ok(false),
         };
         remove().map_err(|error| self.add_pool(error.with_context("base", name)))
     }

@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::progress::{Phase, Wait};
 use crate::rebuild::{Rebuild, Silent};
+use crate::volume::VolumeLock;
 
 /// How old a note of a base's use may be before it is renewed: it is read to the day, not to the second.
 const USE_STEP: Duration = Duration::from_secs(60);
@@ -40,6 +41,15 @@ impl Bases {
         let look = || if self.pool.names()?.contains(name) { self.open(name, self.pool.hold(name, wait)?) } else { Ok(None) };
         let found = look();
         found.inspect(|base| base.iter().for_each(|_| self.note_use(name))).map_err(|error| self.add_pool(error))
+    }
+
+    /// Finds a base by its name, for a [plan](Rebuild::plan) alone: it is not held, nor is its use noted. Changes nothing.
+    ///
+    /// # Errors
+    /// What prevents the look.
+    pub fn look_at(&self, name: &BaseName) -> Result<Option<Base>> {
+        let look = || if self.pool.names()?.contains(name) { self.open(name, VolumeLock::new(())) } else { Ok(None) };
+        look().map_err(|error| self.add_pool(error))
     }
 
     /// The name that the base of `image` has, whether it exists or not. Changes nothing: what was read is not remembered.

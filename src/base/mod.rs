@@ -69,7 +69,7 @@ impl Bases {
     }
 }
 
-/// A complete base, held: as long as this value or a clone of it lives, the base is neither removed nor made anew.
+/// A complete base, held: as long as this value or a clone of it lives, the base is neither removed nor made anew. (Not that of [`Bases::look_at`].)
 #[derive(Debug, Clone)]
 pub struct Base {
     root: Arc<BaseRoot>,

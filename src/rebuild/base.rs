@@ -52,7 +52,7 @@ impl Rebuild {
 pub(crate) fn remove(volume: &mut dyn RebuildableVolume, wait: &Wait) -> Result<()> {
     recover_locked(volume)?;
     if volume.names()?.live {
-        wait_for_holders(volume, wait).map_err(|error| error.with_remedy("end this use and try again"))?;
+        wait_for_holders(volume, wait, "remove the base")?;
         volume.rename(Slot::Live, Slot::Retired)?;
     }
     let removed = volume.discard(Slot::Staged).and_then(|()| volume.discard(Slot::Retired));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "tar")]
 use super::ContentsPolicy;
 use super::Options;
-use super::plan::{CommitKind, Plan, Step, stage_spec, wait_for_holders};
+use super::plan::{CommitKind, Plan, REBUILD, Step, stage_spec, wait_for_holders};
 use super::policy::{SnapshotPolicy, Strategy};
 use super::recover::Recovery;
 use super::report::{Clock, Disposal, Made, Report};
@@ -164,7 +164,7 @@ impl<'a> Execution<'a> {
 
     fn retire(&mut self) -> Result<()> {
         self.clock.enter(Phase::Remove);
-        wait_for_holders(self.volume, &self.busy_wait())?;
+        wait_for_holders(self.volume, &self.busy_wait(), REBUILD)?;
         match self.rename(Slot::Live, Slot::Retired) {
             Done::Yes => self.reached = Reached::Retired,
             Done::No(error) => return Err(error),
@@ -286,7 +286,7 @@ impl<'a> Execution<'a> {
     fn commit(&mut self, kind: CommitKind) -> Result<()> {
         // The last moment: whoever came to hold the volume while it was filled is asked to go first.
         if self.exists && self.plan.strategy == Strategy::Swap && !self.has_just_looked() {
-            wait_for_holders(self.volume, &self.busy_wait())?;
+            wait_for_holders(self.volume, &self.busy_wait(), REBUILD)?;
         }
         if self.reached == Reached::WithoutRoot {
             // To stop here would be to throw away the only root there is.

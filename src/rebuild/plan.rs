@@ -187,6 +187,9 @@ impl fmt::Display for Step {
     }
 }
 
+/// What holders are in the way of.
+pub(super) const REBUILD: &str = "rebuild";
+
 /// Checks everything that can be checked without writing, and decides.
 pub(super) fn make(
     volume: &dyn RebuildableVolume,
@@ -215,7 +218,7 @@ pub(super) fn make(
         return Err(Error::new(ErrorKind::Unsupported, "rebuild in place", message).with_remedy(remedy));
     }
     check_size(options, capabilities.sizing)?;
-    wait_for_holders(volume, busy)?;
+    wait_for_holders(volume, busy, REBUILD)?;
     let snapshots = check_snapshots(volume, options.snapshots, capabilities.snapshots)?;
     let detail = if options.strategy == Strategy::InPlace { UsageDetail::Full } else { detail };
     let usage = volume.usage(detail)?;
@@ -375,25 +378,30 @@ fn check_snapshots(volume: &dyn RebuildableVolume, policy: SnapshotPolicy, suppo
 ///
 /// # Errors
 /// [`ErrorKind::Busy`], naming the holders, when `wait` has ended; [`ErrorKind::Cancelled`].
-pub(super) fn wait_for_holders(volume: &dyn RebuildableVolume, wait: &Wait) -> Result<()> {
+pub(super) fn wait_for_holders(volume: &dyn RebuildableVolume, wait: &Wait, operation: &'static str) -> Result<()> {
     loop {
         let holders = volume.holders()?;
         if holders.is_empty() {
             return Ok(());
         }
-        if !wait.pause("rebuild", std::time::Duration::from_millis(200))? {
-            return Err(busy(&holders));
+        if !wait.pause(operation, std::time::Duration::from_millis(200))? {
+            return Err(busy(&holders, operation));
         }
     }
 }
 
-fn busy(holders: &[Holder]) -> Error {
+fn busy(holders: &[Holder], operation: &'static str) -> Error {
     let remedy = match holders {
+        // No instance runs in a base.
+        [Holder::Process { .. }, ..] if operation != REBUILD => "end the process and try again",
+        [Holder::Mount { .. }, ..] if operation != REBUILD => "unmount it and try again",
+        _ if operation != REBUILD => "release what holds it and try again",
         [Holder::Process { .. }, ..] => "stop the instance, or end the process",
         [Holder::Mount { .. }, ..] => "stop the instance, or unmount it",
         _ => "stop the instance, or release what holds it",
     };
-    Error::new(ErrorKind::Busy, "rebuild", format!("the volume is in use: {}", list(holders))).with_remedy(remedy)
+    let what = if operation == REBUILD { "the volume" } else { "it" };
+    Error::new(ErrorKind::Busy, operation, format!("{what} is in use: {}", list(holders))).with_remedy(remedy)
 }
 
 /// The first few items, and how many more there are.

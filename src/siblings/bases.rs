@@ -78,6 +78,9 @@ impl BasesDir {
         match retry(|| openat(&self.dir, self.folder.as_str(), directory() | OFlag::O_NOFOLLOW, Mode::empty())) {
             Ok(folder) => self.check_folder(&folder, operation).map(|()| Some(folder)),
             Err(Errno::ENOENT) => Ok(None),
+            Err(Errno::EACCES) => Err(self
+                .failed(operation, "cannot open its folder of bases, which is another user's", Errno::EACCES)
+                .with_remedy("run this as the user that the folder belongs to, or name another pool")),
             Err(error) => Err(self.failed(operation, "cannot open its folder of bases", error)),
         }
     }
@@ -89,7 +92,11 @@ impl BasesDir {
         if stat.st_uid == geteuid().as_raw() && !writable {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::PermissionDenied, operation, "others may write to its folder of bases, reroot-bases")
+        let why = match writable {
+            true => format!("others may write to its folder of bases, {}", self.folder),
+            false => format!("its folder of bases, {}, belongs to the user {}", self.folder, stat.st_uid),
+        };
+        Err(Error::new(ErrorKind::PermissionDenied, operation, why)
             .with_context("pool", self.id())
             .with_remedy("see what is in it; then chown it to the user this runs as, and chmod it to 0700"))
     }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -13,8 +14,9 @@ use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::call::{FileId, retry};
+use super::mounts;
 use crate::error::{Error, ErrorKind, Result};
-use crate::progress::Wait;
+use crate::progress::{CancelToken, Wait};
 use crate::text::Escaped;
 
 /// What is added to a name to get that of its lock file.
@@ -23,6 +25,8 @@ pub(crate) const SUFFIX: &str = ".reroot-lock";
 const OPERATION: &str = "lock the volume";
 const FIRST_STEP: Duration = Duration::from_millis(1);
 const LAST_STEP: Duration = Duration::from_millis(50);
+/// How long the last of those who share a lock may hold it alone, to remove its file: no one else has to know.
+const LEAVING: Duration = Duration::from_millis(10);
 
 /// An exclusive lock on a name in a directory, for backends whose store has none of its own.
 ///
@@ -77,6 +81,7 @@ impl FileLock {
         }
         let context = |error: Error| error.with_context("file", Escaped::from(lock_name.as_os_str()));
         let dir = dir.try_clone_to_owned().map_err(|error| Error::io(OPERATION, "cannot keep its directory open", error))?;
+        let leaving = Wait::new(if sharing == Sharing::Shared { LEAVING } else { Duration::ZERO }, CancelToken::new());
         let mut step = FIRST_STEP;
         loop {
             let mut file = open_lock_file(dir.as_fd(), &lock_name).map_err(context)?;
@@ -85,7 +90,7 @@ impl FileLock {
                     Ok(file) => break file,
                     Err((again, Errno::EINTR)) => file = again,
                     Err((held, Errno::EWOULDBLOCK)) => {
-                        if !wait.pause(OPERATION, step)? {
+                        if !wait.pause(OPERATION, step)? && !leaving.pause(OPERATION, FIRST_STEP)? {
                             return Err(context(held_error(held)));
                         }
                         step = (step * 2).min(LAST_STEP);
@@ -103,10 +108,14 @@ impl FileLock {
         }
     }
 
-    /// For the message of whoever waits. The lock is good without it, on a full disk for instance.
+    /// For the message of whoever waits, where the kernel does not tell. The lock is good without it, on a full disk for instance. Of several
+    /// holders none is written: it would be named when it is long gone.
     fn write_pid(&mut self) {
         let file: &mut File = &mut self.file;
-        let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+        let cleared = file.set_len(0).and_then(|()| file.rewind());
+        if self.sharing == Sharing::Exclusive {
+            let _ = cleared.and_then(|()| writeln!(file, "{}", std::process::id()));
+        }
     }
 }
 
@@ -132,6 +141,10 @@ fn open_lock_file(dir: BorrowedFd<'_>, name: &OsStr) -> Result<File> {
     let file = match retry(|| openat(dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)) {
         Ok(file) => file,
         Err(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO) => return Err(foreign()),
+        Err(Errno::EROFS) => {
+            return Err(Error::io(OPERATION, "cannot make the lock file", Errno::EROFS)
+                .with_remedy("mount the file system so that it can be written to, and try again"));
+        }
         Err(error) => return Err(Error::io(OPERATION, "cannot make the lock file", error)),
     };
     let stat = fstat(&file).map_err(|error| Error::io(OPERATION, "cannot look at the lock file", error))?;
@@ -147,21 +160,59 @@ fn shows(dir: BorrowedFd<'_>, name: &OsStr, file: &File) -> bool {
     matches!((fstat(file), there), (Ok(ours), Ok(there)) if FileId::from(&ours) == FileId::from(&there))
 }
 
-fn held_error(mut file: File) -> Error {
-    let mut text = String::new();
-    let _ = file.rewind();
-    let _ = (&mut file).take(32).read_to_string(&mut text);
-    let error = match text.trim().parse::<u32>() {
-        Ok(pid) => Error::new(ErrorKind::Locked, OPERATION, format!("process {pid} is at it")).with_context("holder", pid),
-        Err(_) => Error::new(ErrorKind::Locked, OPERATION, "another process is at it"),
+fn held_error(file: File) -> Error {
+    let mut pids = holders(&file).unwrap_or_default();
+    if pids.is_empty() {
+        pids.extend(written(file));
+    }
+    pids.retain(|pid| Path::new("/proc").join(pid.to_string()).exists());
+    pids.sort_unstable();
+    pids.dedup();
+    let shown = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    let message = match pids.len() {
+        0 => "another process is at it".into(),
+        1 => format!("process {shown} is at it"),
+        _ => format!("processes {shown} are at it"),
     };
+    let mut error = Error::new(ErrorKind::Locked, OPERATION, message);
+    if !pids.is_empty() {
+        error = error.with_context("holder", shown);
+    }
     error.with_remedy("wait for it to end, or try again with a longer wait for the lock")
+}
+
+/// The process that the file names.
+fn written(mut file: File) -> Option<u32> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Who locks the file, as the kernel has it: `N: FLOCK ADVISORY READ PID MAJOR:MINOR:INODE 0 EOF`, the device in hexadecimal digits.
+fn holders(file: &File) -> Option<Vec<u32>> {
+    let inode = fstat(file).ok()?.st_ino;
+    let mount = mounts::of_descriptor(file.as_fd()).ok()?;
+    // Not as fstat has it: that of a subvolume is another.
+    let device = mounts::own().ok()?.into_iter().find(|known| known.id == mount)?.device;
+    let (major, minor) = std::str::from_utf8(&device).ok()?.split_once(':')?;
+    let place = format!("{:02x}:{:02x}:{inode}", major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?);
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    Some(locks.lines().filter_map(|line| holder(line, &place)).collect())
+}
+
+/// The process that holds the lock of a line, if it is on the file at `place`.
+fn holder(line: &str, place: &str) -> Option<u32> {
+    // Whoever waits has an arrow in the second field.
+    match line.split_ascii_whitespace().collect::<Vec<_>>()[..] {
+        [_, "FLOCK", _, _, pid, there, ..] if there == place => pid.parse().ok(),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::CancelToken;
     use std::process::{Child, Command, Stdio};
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Instant;
@@ -213,6 +264,33 @@ mod tests {
         for bad in ["", "a/b", &"x".repeat(244)] {
             let error = FileLock::acquire(dir.as_fd(), OsStr::new(bad), &wait(0)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        }
+    }
+
+    #[test]
+    fn holders_are_those_that_the_kernel_knows() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = File::open(temp.path()).unwrap();
+        let shared = || FileLock::acquire_shared(dir.as_fd(), OsStr::new("c1"), &wait(0)).unwrap();
+        // What a dead holder left.
+        std::fs::write(temp.path().join("c1.reroot-lock"), "4194305\n").unwrap();
+        let held = (shared(), shared());
+        assert_eq!(std::fs::read_to_string(temp.path().join("c1.reroot-lock")).unwrap(), "");
+        let error = acquire(&dir, 0).unwrap_err();
+        assert!(error.to_string().contains(&format!("process {} is at it", std::process::id())), "{error}");
+        // The text counts for nothing where the kernel tells.
+        std::fs::write(temp.path().join("c1.reroot-lock"), "4194305\n").unwrap();
+        let error = acquire(&dir, 0).unwrap_err();
+        assert!(!error.to_string().contains("4194305"), "{error}");
+        drop(held);
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
+        let line = "7: FLOCK  ADVISORY  READ 42 fe:00:99 0 EOF";
+        assert_eq!(holder(line, "fe:00:99"), Some(42));
+        for other in ["fe:00:9", "00:fe:99"] {
+            assert_eq!(holder(line, other), None);
+        }
+        for other in ["7: -> FLOCK  ADVISORY  READ 42 fe:00:99 0 EOF", "7: POSIX  ADVISORY  READ 42 fe:00:99 0 EOF", ""] {
+            assert_eq!(holder(other, "fe:00:99"), None);
         }
     }
 

@@ -321,7 +321,7 @@ fn every_point(stand: &Stand, prepare: &dyn Fn() -> Check, job: &dyn Fn(&Bases) 
 
 pub(super) fn errors_in_making_a_base(factory: &dyn Factory) -> Outcome {
     let stand = stand!(factory);
-    let prepare = || -> Check { stand.expect_bases(&[]).or_else(|_| Ok(stand.bases.remove(&stand.name(), &no_wait())?)) };
+    let prepare = || -> Check { stand.expect_bases(&[]).or_else(|_| Ok(stand.bases.remove(&stand.name(), &no_wait()).map(drop)?)) };
     every_point(&stand, &prepare, &|bases| bases.ensure(Image::open(&stand.image)?, &BaseOptions::new()).map(drop))?;
     Ok(Passed)
 }
