@@ -82,6 +82,6 @@ fn and_so_does_one_whose_base_is_gone() {
         Rebuild::from_base(&base).run(&mut pool.volume()).unwrap();
         assert_eq!(bases.verify(base.name(), &reroot::CancelToken::new()).unwrap(), reroot::base::Verdict::Intact);
         drop(base);
-        bases.list().unwrap().iter().for_each(|base| bases.remove(&base.name, &super::soon()).unwrap());
+        assert!(bases.list().unwrap().iter().all(|base| bases.remove(&base.name, &super::soon()).unwrap()));
     }));
 }
