@@ -42,7 +42,7 @@ impl Bench {
     }
 
     fn remove(&self) -> reroot::Result<()> {
-        self.bases.remove(&self.name, &Wait::new(Duration::from_secs(5), CancelToken::new()))
+        self.bases.remove(&self.name, &Wait::new(Duration::from_secs(5), CancelToken::new())).map(drop)
     }
 
     /// What a kill left, before anyone tidies up, and that it can be made or removed as if nothing had happened.
