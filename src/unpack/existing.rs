@@ -2,7 +2,6 @@
 //!
 //! Nothing in it may change meanwhile, and nothing may be mounted in it.
 
-use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
@@ -18,6 +17,7 @@ use nix::unistd::{Whence, lseek64};
 
 use super::archive::{Archive, Piece};
 use super::entry::{Content, Entry, EntryPath, Kind, Segment, Timestamp};
+use super::links::{FirstName, Links, SharedPath};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{ATTRIBUTES, Top};
 use crate::sys::call::{FileId, retry};
@@ -28,6 +28,15 @@ use crate::text::Escaped;
 /// How much is read at once.
 const CHUNK: u64 = 256 << 10;
 
+/// What the further names of a file are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Names {
+    /// Hard links to the first.
+    Linked,
+    /// Files like the first; who they are, [`Existing::file`] tells.
+    Apart,
+}
+
 /// A tree on disk. Its directories come before what is in them, and of several names of a file the first one found is the file.
 #[derive(Debug)]
 pub(super) struct Existing {
@@ -37,12 +46,16 @@ pub(super) struct Existing {
     parents: Vec<usize>,
     /// The top, until it was told.
     top: Option<OwnedFd>,
+    further: Names,
     /// The first names of files that have several.
-    linked: HashMap<FileId, EntryPath>,
     said: Option<Top>,
+    linked: Links<FirstName>,
+    /// The path, for them.
+    shared: SharedPath,
     current: Option<Reading>,
     /// How many names the current entry has.
     names: u64,
+    file: Option<FileId>,
     operation: &'static str,
 }
 
@@ -57,7 +70,7 @@ struct Reading {
 
 impl Existing {
     /// The tree below the open directory `top`; `operation` is for messages.
-    pub(super) fn open(top: BorrowedFd<'_>, operation: &'static str) -> Result<Self> {
+    pub(super) fn open(top: BorrowedFd<'_>, operation: &'static str, further: Names) -> Result<Self> {
         let failed = |error: io::Error| Error::io(operation, "cannot open the tree", error);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let again = || retry(|| openat(top, c".", flags, Mode::empty())).map_err(|error| failed(error.into()));
@@ -66,10 +79,13 @@ impl Existing {
             path: Vec::new(),
             parents: Vec::new(),
             top: Some(again()?),
-            linked: HashMap::new(),
             said: None,
+            further,
+            linked: Links::new(),
+            shared: SharedPath::default(),
             current: None,
             names: 1,
+            file: None,
             operation,
         })
     }
@@ -77,6 +93,11 @@ impl Existing {
     /// How many names the current entry has; of a directory, one.
     pub(super) fn names(&self) -> u64 {
         self.names
+    }
+
+    /// The current entry as a file, if it is one that has several names.
+    pub(super) fn file(&self) -> Option<FileId> {
+        self.file
     }
 
     /// The next piece of the current file, and where it belongs.
@@ -93,12 +114,7 @@ impl Existing {
     }
 
     fn path_of(&self, name: &CStr) -> Vec<u8> {
-        let mut path = self.path.clone();
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(name.to_bytes());
-        path
+        join(&self.path, name.to_bytes())
     }
 
     fn failed(&self, name: &CStr, message: &str, error: impl Into<io::Error>) -> Error {
@@ -143,14 +159,15 @@ impl Existing {
             fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(|error| self.failed(name, "cannot look at it", error))?;
         let path = EntryPath::new_unchecked(self.path_of(name));
         self.names = names(&stat);
-        if self.names > 1 {
-            match self.linked.get(&FileId::from(&stat)) {
-                Some(first) => {
-                    let kind = Kind::Hardlink(first.clone());
-                    return Ok(Some(Entry { path, kind, ..plain(&stat) }));
-                }
-                None => self.linked.insert(FileId::from(&stat), path.clone()),
-            };
+        self.file = (self.names > 1).then(|| FileId::from(&stat));
+        if let Some(file) = self.file.filter(|_| self.further == Names::Linked) {
+            let first = self.linked.seen(file, |first| join(&first.directory, &first.name));
+            if let Some(first) = first {
+                let kind = Kind::Hardlink(EntryPath::new_unchecked(first));
+                return Ok(Some(Entry { path, kind, ..plain(&stat) }));
+            }
+            let first = FirstName { directory: self.shared.get(&self.path), name: name.to_bytes().into() };
+            self.linked.note(self.operation, file, self.names, first)?;
         }
         let kind = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits());
         let at = Target::At(dir, std::ffi::OsStr::from_bytes(name.to_bytes()));
@@ -209,6 +226,7 @@ impl Existing {
 impl Archive for Existing {
     fn next(&mut self) -> Result<Option<Entry>> {
         self.current = None;
+        self.file = None;
         if let Some(top) = self.top.take() {
             let stat = fstat(&top).map_err(|error| self.failed(c"", "fstat failed", error))?;
             let mut entry = self.entry(Vec::new(), Kind::Directory, &stat, Target::Fd(top.as_fd()))?;
@@ -268,6 +286,11 @@ impl Archive for Existing {
     fn source(&self) -> Option<BorrowedFd<'_>> {
         self.current.as_ref().map(|reading| reading.file.as_fd())
     }
+}
+
+fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    let slash: &[u8] = if directory.is_empty() { b"" } else { b"/" };
+    [directory, slash, name].concat()
 }
 
 /// All but the path, the kind and the attributes.

@@ -4,12 +4,12 @@
 //! It is the same on every file system, however the tree's directories list their entries and wherever its holes are: zeros in whole blocks
 //! are holes.
 
-use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 
 use super::archive::Archive;
 use super::entry::{Entry, Kind};
-use super::existing::Existing;
+use super::existing::{Existing, Names};
+use super::links::Links;
 use super::{Hooks, Tally};
 use crate::digest::{Hasher, Sha256};
 use crate::error::Result;
@@ -22,14 +22,14 @@ const BLOCK: usize = 4096;
 /// Reads the tree below the open directory `root` and digests it.
 ///
 /// # Errors
-/// What the hooks and the system return; [`Busy`](crate::ErrorKind::Busy) if something is mounted in it.
+/// What the hooks and the system return; [`Busy`](crate::ErrorKind::Busy) if something is mounted in it;
+/// [`LimitExceeded`](crate::ErrorKind::LimitExceeded) if too many files have names that are far apart.
 pub(crate) fn fingerprint(root: BorrowedFd<'_>, hooks: &mut dyn Hooks) -> Result<Contents> {
     const OPERATION: &str = "digest the tree";
-    let mut tree = Existing::open(root, OPERATION)?;
+    let mut tree = Existing::open(root, OPERATION, Names::Apart)?;
     let mut tally = Tally::default();
-    // In whatever order they come: sorted, they are the same for the same tree.
-    let mut digests = Vec::new();
-    let mut files: HashMap<Vec<u8>, Sha256> = HashMap::new();
+    let mut sum = Sum::default();
+    let mut files: Links<Sha256> = Links::new();
     while let Some(entry) = tree.next()? {
         if entry.path.is_root() {
             continue;
@@ -37,16 +37,13 @@ pub(crate) fn fingerprint(root: BorrowedFd<'_>, hooks: &mut dyn Hooks) -> Result
         tally.entries += 1;
         hooks.entry(&tally)?;
         // Names of one file are equal among themselves, and which of them comes first is chance.
-        let body = match &entry.kind {
-            Kind::Hardlink(first) => files.get(first.as_bytes()).copied(),
-            _ => None,
-        };
-        let body = match body {
+        let known = tree.file().and_then(|file| files.seen(file, |body| *body));
+        let body = match known {
             Some(body) => body,
             None => {
                 let body = digest_body(&entry, &mut tree, &mut tally, hooks)?;
-                if tree.names() > 1 {
-                    files.insert(entry.path.as_bytes().to_vec(), body);
+                if let Some(file) = tree.file() {
+                    files.note(OPERATION, file, tree.names(), body)?;
                 }
                 body
             }
@@ -54,12 +51,29 @@ pub(crate) fn fingerprint(root: BorrowedFd<'_>, hooks: &mut dyn Hooks) -> Result
         let mut hasher = Hasher::new();
         field(&mut hasher, entry.path.as_bytes());
         hasher.update(body.as_bytes());
-        digests.push(hasher.finish());
+        sum.add(&hasher.finish());
     }
-    digests.sort_unstable();
     let mut whole = Hasher::new();
-    digests.iter().for_each(|digest| whole.update(digest.as_bytes()));
+    whole.update(&tally.entries.to_le_bytes());
+    whole.update(&sum.0);
     Ok(Contents { digest: whole.finish(), entries: tally.entries, bytes: tally.bytes })
+}
+
+/// The digests of the entries, added up modulo 2^256: entries come in whatever order, and there may be more than memory is for.
+///
+/// No accident finds another tree of the same sum. Whoever could choose all entries of two trees might find two with less work than SHA-256
+/// takes; but what a base is made of is known by the digest of its image, and whoever can write to a base can write its record too.
+#[derive(Debug, Default)]
+struct Sum([u8; 32]);
+
+impl Sum {
+    fn add(&mut self, digest: &Sha256) {
+        let mut carry = 0;
+        for (byte, other) in self.0.iter_mut().zip(digest.as_bytes()) {
+            let sum = u16::from(*byte) + u16::from(*other) + carry;
+            (*byte, carry) = (sum as u8, sum >> 8);
+        }
+    }
 }
 
 /// All of an entry but its name.

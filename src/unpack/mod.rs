@@ -35,6 +35,7 @@ mod existing;
 mod fingerprint;
 #[cfg(feature = "oci")]
 mod layer;
+mod links;
 mod loss;
 mod make;
 mod meta;
@@ -71,7 +72,7 @@ use self::chunks::{Chunks, Inline};
 use self::crew::Crew;
 use self::disk::Disk;
 use self::entry::{Entry, Kind};
-use self::existing::Existing;
+use self::existing::{Existing, Names};
 use self::make::Maker;
 use self::select::Selection;
 #[cfg(feature = "squashfs")]
@@ -205,7 +206,8 @@ pub(crate) fn copy_tree(
     hooks: &mut dyn Hooks,
 ) -> Result<Unpacked> {
     with_crew(options.threads, |crew, maker| {
-        unpack_archive(&mut Existing::open(source, "copy the base")?.with_top(top), root, options, hooks, crew, maker)
+        let mut source = Existing::open(source, "copy the base", Names::Linked)?.with_top(top);
+        unpack_archive(&mut source, root, options, hooks, crew, maker)
     })
 }
 

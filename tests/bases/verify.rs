@@ -178,3 +178,25 @@ fn what_cannot_be_read_is_an_error() {
     shown(stand.bases().remove(&name, &super::soon()));
     stand.ensure(&path);
 }
+
+/// Two trees of the same entries are the same, and one with another is not, however many names the files have.
+#[test]
+fn names_that_are_far_apart_are_one_file() {
+    let stand = Stand::new();
+    let mut tree = tree("a");
+    for number in 0..200 {
+        tree.file(format!("first/{number}"), "x");
+    }
+    for number in 0..200 {
+        tree.hard_link(format!("second/{number}"), format!("first/{number}"));
+        tree.hard_link(format!("third/{number}"), format!("first/{number}"));
+    }
+    let base = stand.ensure(&stand.image("links.tar", &tree));
+    assert_eq!(verdict(&stand, &base), Verdict::Intact);
+    stand.rebuild("c1", &base);
+    let inode = |path: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(stand.root("c1").join(path)).unwrap());
+    for number in 0..200 {
+        let first = inode(&format!("first/{number}"));
+        assert_eq!((inode(&format!("second/{number}")), inode(&format!("third/{number}"))), (first, first));
+    }
+}
