@@ -18,10 +18,9 @@ pub(crate) mod holders;
 pub(crate) mod lock;
 #[cfg(any(feature = "btrfs", feature = "dir"))]
 mod maps;
-#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar"))]
 #[cfg_attr(
     not(any(feature = "btrfs", feature = "dir")),
-    allow(dead_code, reason = "the unpacker removes trees, and needs no more of it")
+    allow(dead_code, reason = "locks and the unpacker need no more of it than where something is mounted")
 )]
 pub(crate) mod mounts;
 #[cfg(any(feature = "btrfs", feature = "dir", feature = "tar"))]
