@@ -177,7 +177,7 @@ fn a_pool_of_subvolumes_with_an_odd_path() {
     assert!(!report.to_string().contains('\x1b'), "{report}");
     let clones = &bases.list().unwrap()[0].clones;
     assert!(clones.len() == 1 && !clones[0].contains(['\n', '\x1b']), "{clones:?}");
-    let mode = fs::metadata(odd.join("reroot-bases-dir")).unwrap().permissions().mode() & 0o7777;
+    let mode = fs::metadata(odd.join("reroot-bases-btrfs")).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode, 0o700);
     // And in a subvolume of its own, as pools of LXD are.
     run(Command::new("btrfs").args(["subvolume", "create"]).arg(stand.path("inner"))).unwrap();

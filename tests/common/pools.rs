@@ -88,6 +88,18 @@ impl Backend {
         self.bases(volume.parent().and_then(Path::parent).unwrap_or(volume))
     }
 
+    /// Waits for the space of what was removed.
+    fn settle(self, place: &Path) -> Result<()> {
+        match self {
+            Backend::Dir => Ok(()),
+            #[cfg(feature = "btrfs")]
+            Backend::Btrfs(_) => {
+                let wait = Wait::new(std::time::Duration::from_secs(60), CancelToken::new());
+                BtrfsVolume::open(place.join("settled"))?.wait_reclaimed(&wait).map(drop)
+            }
+        }
+    }
+
     /// Makes a file system ready for it.
     pub(crate) fn set_up(self, place: &Path) -> Result<(), String> {
         match self {
@@ -324,6 +336,8 @@ impl Pool for DirPool {
 
     fn limit_space(&self, free: ByteSize) -> Result<Held> {
         let ballast = self.ballast.clone().ok_or_else(|| unsupported("the pool shares its space with others"))?;
+        // What an earlier case removed must not come back after all is counted.
+        self.backend.settle(self.folder.path())?;
         let ballast = Ballast(ballast);
         let file = fs::File::create(&ballast.0).map_err(|error| failed("cannot make the ballast", error))?;
         let step = 1 << 20;
