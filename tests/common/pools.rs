@@ -7,6 +7,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::fcntl::posix_fallocate;
@@ -160,6 +161,27 @@ struct Prepared {
     /// For the confined ones, of which there is one at a time.
     confined: Option<LoopFs>,
     sitter: Arc<Mutex<Sitter>>,
+    /// Whether the confined file system is some case's.
+    taken: Arc<AtomicBool>,
+}
+
+/// The confined file system, until it is dropped: two cases that fill it at once would make room for each other.
+#[derive(Debug)]
+struct Turn(Arc<AtomicBool>);
+
+impl Turn {
+    fn take(taken: &Arc<AtomicBool>) -> Self {
+        while taken.swap(true, Ordering::Acquire) {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Turn(Arc::clone(taken))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 impl DirFactory {
@@ -187,13 +209,18 @@ impl DirFactory {
                 made.as_ref().map_or(Ok(()), |made| self.backend.set_up(&made.path()))?;
                 Ok(made)
             };
-            Ok(Prepared { shared: make(roomy)?, confined: make(SIZE)?, sitter: Arc::new(Mutex::new(Sitter::start()?)) })
+            Ok(Prepared {
+                shared: make(roomy)?,
+                confined: make(SIZE)?,
+                sitter: Arc::new(Mutex::new(Sitter::start()?)),
+                taken: Arc::default(),
+            })
         })
     }
 
     fn pool_in(&self, place: PathBuf, confined: bool) -> Result<Box<dyn Pool>> {
         let prepared = self.prepared().as_ref().map_err(unsupported)?;
-        let ballast = confined.then(|| place.join("ballast"));
+        let ballast = confined.then(|| (place.join("ballast"), Turn::take(&prepared.taken)));
         Ok(Box::new(DirPool::new(&place, self.backend, self.commit, ballast, Arc::clone(&prepared.sitter))?))
     }
 }
@@ -281,14 +308,20 @@ struct DirPool {
     backend: Backend,
     commit: Commit,
     /// Where the file goes that takes space away, if the pool has a space of its own.
-    ballast: Option<PathBuf>,
+    ballast: Option<(PathBuf, Turn)>,
     sitter: Arc<Mutex<Sitter>>,
     /// The volumes that were asked for: what else lies there is left over.
     names: Mutex<BTreeSet<String>>,
 }
 
 impl DirPool {
-    fn new(place: &Path, backend: Backend, commit: Commit, ballast: Option<PathBuf>, sitter: Arc<Mutex<Sitter>>) -> Result<Self> {
+    fn new(
+        place: &Path,
+        backend: Backend,
+        commit: Commit,
+        ballast: Option<(PathBuf, Turn)>,
+        sitter: Arc<Mutex<Sitter>>,
+    ) -> Result<Self> {
         let folder = Folder::new(place).map_err(|error| failed("cannot make a folder", error))?;
         for part in ["containers", "containers-snapshots"] {
             fs::create_dir(folder.path().join(part)).map_err(|error| failed("cannot make a folder", error))?;
@@ -335,10 +368,10 @@ impl Pool for DirPool {
     }
 
     fn limit_space(&self, free: ByteSize) -> Result<Held> {
-        let ballast = self.ballast.clone().ok_or_else(|| unsupported("the pool shares its space with others"))?;
+        let (ballast, _) = self.ballast.as_ref().ok_or_else(|| unsupported("the pool shares its space with others"))?;
         // What an earlier case removed must not come back after all is counted.
         self.backend.settle(self.folder.path())?;
-        let ballast = Ballast(ballast);
+        let ballast = Ballast(ballast.clone());
         let file = fs::File::create(&ballast.0).map_err(|error| failed("cannot make the ballast", error))?;
         let step = 1 << 20;
         loop {
