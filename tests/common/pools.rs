@@ -92,7 +92,10 @@ impl Backend {
     /// Waits for the space of what was removed.
     fn settle(self, place: &Path) -> Result<()> {
         match self {
-            Backend::Dir => Ok(()),
+            Backend::Dir => {
+                let _ = place;
+                Ok(())
+            }
             #[cfg(feature = "btrfs")]
             Backend::Btrfs(_) => {
                 let wait = Wait::new(std::time::Duration::from_secs(60), CancelToken::new());
