@@ -15,7 +15,7 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use reroot::base::BaseOptions;
 use reroot::{
     BaseName, ByteSize, CancelToken, Dispose, Error, ErrorKind, IdMap, IdShift, Image, Plan, Rebuild, RebuildableVolume, Result,
-    Sha256, SnapshotPolicy, Strategy,
+    Sha256, Strategy,
 };
 
 /// Replaces the root volume of an instance by a fresh copy of an image.
@@ -53,8 +53,8 @@ struct Arguments {
     detach: bool,
 
     /// What becomes of the volume's snapshots.
-    #[arg(long, value_enum, default_value_t = Snapshots::Refuse)]
-    snapshots: Snapshots,
+    #[arg(long, value_enum, default_value_t = cli::Snapshots::Refuse)]
+    snapshots: cli::Snapshots,
 
     /// Make the new root beside the old one, or remove the old one first.
     #[arg(long, value_enum, default_value_t = Order::Swap)]
@@ -111,16 +111,6 @@ struct Arguments {
     /// Print errors only.
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Snapshots {
-    /// If there are any, do nothing and name them.
-    Refuse,
-    /// Destroy them.
-    Purge,
-    /// Let them be.
-    Keep,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -191,11 +181,7 @@ fn rebuild(arguments: &Arguments, output: cli::Output) -> Result<()> {
         false => (Rebuild::new(image), shift, None),
     };
     let mut rebuild = source.lock_wait(patience).busy_wait(patience).cancel(cancel);
-    rebuild = rebuild.snapshots(match arguments.snapshots {
-        Snapshots::Refuse => SnapshotPolicy::Refuse,
-        Snapshots::Purge => SnapshotPolicy::Purge,
-        Snapshots::Keep => SnapshotPolicy::Keep,
-    });
+    rebuild = rebuild.snapshots(arguments.snapshots.policy());
     rebuild = rebuild.strategy(match arguments.strategy {
         Order::Swap => Strategy::Swap,
         Order::InPlace => Strategy::InPlace,

@@ -9,9 +9,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use reroot::base::BaseOptions;
-use reroot::{Base, CancelToken, Dispose, Error, Image, Rebuild, Report, Result, SnapshotPolicy};
+use reroot::{Base, CancelToken, Dispose, Error, Image, Rebuild, Report, Result};
 
 /// Rebuilds many volumes from one image, by way of its base, which is made first if there is none.
 ///
@@ -37,8 +37,8 @@ struct Arguments {
     keep_going: bool,
 
     /// What becomes of the volumes' snapshots.
-    #[arg(long, value_enum, default_value_t = Snapshots::Refuse)]
-    snapshots: Snapshots,
+    #[arg(long, value_enum, default_value_t = cli::Snapshots::Refuse)]
+    snapshots: cli::Snapshots,
 
     /// Leave the old roots to the next rebuild, or to recover.
     #[arg(long)]
@@ -59,16 +59,6 @@ struct Arguments {
     /// Print errors only.
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Snapshots {
-    /// If there are any, do nothing and name them.
-    Refuse,
-    /// Destroy them.
-    Purge,
-    /// Let them be.
-    Keep,
 }
 
 /// What became of a volume.
@@ -176,11 +166,7 @@ fn rebuild(volume: &str, base: &Base, arguments: &Arguments, cancel: &CancelToke
     let mut volume = cli::open_volume(volume)?;
     let patience = Duration::from_secs(arguments.wait.into());
     Rebuild::from_base(base)
-        .snapshots(match arguments.snapshots {
-            Snapshots::Refuse => SnapshotPolicy::Refuse,
-            Snapshots::Purge => SnapshotPolicy::Purge,
-            Snapshots::Keep => SnapshotPolicy::Keep,
-        })
+        .snapshots(arguments.snapshots.policy())
         .dispose(if arguments.detach { Dispose::Detach } else { Dispose::Wait })
         .lock_wait(patience)
         .busy_wait(patience)

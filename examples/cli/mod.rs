@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 #[cfg(feature = "tar")]
 use reroot::Bases;
 #[cfg(feature = "tar")]
 use reroot::dir::DirBases;
 use reroot::dir::DirVolume;
-use reroot::{CancelToken, Error, ErrorKind, Event, Outcome, Phase, Progress, RebuildableVolume, Result, Space};
+use reroot::{CancelToken, Error, ErrorKind, Event, Outcome, Phase, Progress, RebuildableVolume, Result, SnapshotPolicy, Space};
 
 /// Done.
 pub(crate) const DONE: u8 = 0;
@@ -120,6 +121,27 @@ pub(crate) fn status(error: &Error) -> u8 {
         (Outcome::Untouched, ErrorKind::NoSpace(Space::Quota)) => REFUSED,
         (Outcome::Untouched, kind) if kind.is_refusal() => REFUSED,
         _ => FAILED,
+    }
+}
+
+/// What becomes of a volume's snapshots, as it is written.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Snapshots {
+    /// If there are any, do nothing and name them.
+    Refuse,
+    /// Destroy them.
+    Purge,
+    /// Let them be.
+    Keep,
+}
+
+impl Snapshots {
+    pub(crate) fn policy(self) -> SnapshotPolicy {
+        match self {
+            Snapshots::Refuse => SnapshotPolicy::Refuse,
+            Snapshots::Purge => SnapshotPolicy::Purge,
+            Snapshots::Keep => SnapshotPolicy::Keep,
+        }
     }
 }
 
