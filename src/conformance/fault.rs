@@ -1,4 +1,4 @@
-//! [`Faulty`] and [`FaultyPool`]: a volume and a pool of bases whose primitives fail where they are told to.
+//! [`Faulty`]: a volume, or a pool of bases, whose primitives fail where they are told to.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -197,7 +197,9 @@ impl fmt::Display for Call {
     }
 }
 
-/// A volume that hands every call on to another one, writes it down, and fails where it is told to.
+/// A volume, or a pool of bases, that hands every call on to another one, writes it down, and fails where it is told to.
+///
+/// Put a pool in an [`Arc`] to ask for its [`calls`](Self::calls) when it has become part of a [`Bases`](crate::Bases).
 ///
 /// A first run without a fault tells through [`calls`](Self::calls) all the points at which a second one can fail:
 ///
@@ -218,8 +220,8 @@ impl fmt::Display for Call {
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct Faulty<V> {
-    inner: V,
+pub struct Faulty<T> {
+    inner: T,
     faults: Faults,
 }
 
@@ -272,9 +274,9 @@ impl Faults {
     }
 }
 
-impl<V: RebuildableVolume> Faulty<V> {
+impl<T> Faulty<T> {
     /// `inner` with its calls written down.
-    pub fn new(inner: V) -> Self {
+    pub fn new(inner: T) -> Self {
         Faulty { inner, faults: Faults::default() }
     }
 
@@ -295,102 +297,65 @@ impl<V: RebuildableVolume> Faulty<V> {
         self.faults.log().fired
     }
 
-    /// The volume, without faults.
-    pub fn into_inner(self) -> V {
+    /// The volume or the pool, without faults.
+    pub fn into_inner(self) -> T {
         self.inner
     }
 
-    fn observe<T>(&self, primitive: Primitive, arguments: String, call: impl FnOnce(&V) -> Result<T>) -> Result<T> {
+    fn observe<R>(&self, primitive: Primitive, arguments: String, call: impl FnOnce(&T) -> Result<R>) -> Result<R> {
         self.faults.call(primitive, arguments, || call(&self.inner))
     }
 
-    fn change<T>(&mut self, primitive: Primitive, arguments: String, call: impl FnOnce(&mut V) -> Result<T>) -> Result<T> {
+    fn change<R>(&mut self, primitive: Primitive, arguments: String, call: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
         self.faults.call(primitive, arguments, || call(&mut self.inner))
     }
 }
 
-/// A pool of bases that hands every call on to another one, as [`Faulty`] does: one log and one fault for the pool and all volumes it
-/// returns.
-///
-/// Put it in an [`Arc`] to ask for the [`calls`](Self::calls) when it has become part of a [`Bases`](crate::Bases).
-#[derive(Debug)]
-pub struct FaultyPool<P> {
-    inner: P,
-    faults: Faults,
-}
-
-impl<P: BasePool> FaultyPool<P> {
-    /// `inner` with its calls written down.
-    pub fn new(inner: P) -> Self {
-        FaultyPool { inner, faults: Faults::default() }
-    }
-
-    /// Makes `fault` happen at `point`, once.
-    #[must_use]
-    pub fn with_fault(mut self, point: FaultPoint, fault: Fault) -> Self {
-        self.faults.fault = Some((point, fault));
-        self
-    }
-
-    /// The calls so far, in their order.
-    pub fn calls(&self) -> Vec<Call> {
-        self.faults.log().calls.clone()
-    }
-
-    /// Whether the fault has happened.
-    pub fn fired(&self) -> bool {
-        self.faults.log().fired
-    }
-
-    fn observe<T>(&self, primitive: Primitive, call: impl FnOnce(&P) -> Result<T>) -> Result<T> {
-        self.faults.call(primitive, String::new(), || call(&self.inner))
-    }
-}
-
-impl<P: BasePool> BasePool for FaultyPool<P> {
+/// The volumes that it returns share its log and its fault.
+impl<P: BasePool> BasePool for Faulty<P> {
     fn id(&self) -> VolumeId {
         self.inner.id()
     }
 
     fn names(&self) -> Result<Vec<BaseName>> {
-        self.observe(Primitive::BaseNames, P::names)
+        self.observe(Primitive::BaseNames, String::new(), P::names)
     }
 
     fn volume(&self, name: &BaseName) -> Result<Box<dyn RebuildableVolume>> {
-        let inner = self.observe(Primitive::BaseVolume, |pool| pool.volume(name))?;
+        let inner = self.observe(Primitive::BaseVolume, String::new(), |pool| pool.volume(name))?;
         Ok(Box::new(Faulty { inner, faults: self.faults.clone() }))
     }
 
     fn hold(&self, name: &BaseName, wait: &Wait) -> Result<VolumeLock> {
-        self.observe(Primitive::BaseHold, |pool| pool.hold(name, wait))
+        self.observe(Primitive::BaseHold, String::new(), |pool| pool.hold(name, wait))
     }
 
     fn open(&self, name: &BaseName) -> Result<Option<OwnedFd>> {
-        self.observe(Primitive::BaseOpen, |pool| pool.open(name))
+        self.observe(Primitive::BaseOpen, String::new(), |pool| pool.open(name))
     }
 
     fn clones(&self, name: &BaseName) -> Result<Vec<String>> {
-        self.observe(Primitive::BaseClones, |pool| pool.clones(name))
+        self.observe(Primitive::BaseClones, String::new(), |pool| pool.clones(name))
     }
 
     fn used(&self, name: &BaseName) -> Result<Option<SystemTime>> {
-        self.observe(Primitive::BaseUsed, |pool| pool.used(name))
+        self.observe(Primitive::BaseUsed, String::new(), |pool| pool.used(name))
     }
 
     fn touch(&self, name: &BaseName) -> Result<()> {
-        self.observe(Primitive::BaseTouch, |pool| pool.touch(name))
+        self.observe(Primitive::BaseTouch, String::new(), |pool| pool.touch(name))
     }
 
     fn forget(&self, name: &BaseName) -> Result<()> {
-        self.observe(Primitive::BaseForget, |pool| pool.forget(name))
+        self.observe(Primitive::BaseForget, String::new(), |pool| pool.forget(name))
     }
 
     fn memo(&self) -> Result<Vec<u8>> {
-        self.observe(Primitive::BaseMemo, P::memo)
+        self.observe(Primitive::BaseMemo, String::new(), P::memo)
     }
 
     fn set_memo(&self, memo: &[u8]) -> Result<()> {
-        self.observe(Primitive::BaseSetMemo, |pool| pool.set_memo(memo))
+        self.observe(Primitive::BaseSetMemo, String::new(), |pool| pool.set_memo(memo))
     }
 }
 

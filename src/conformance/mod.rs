@@ -2,7 +2,7 @@
 //!
 //! Who writes a backend implements [`Factory`] and [`Pool`] for it, in some hundred lines, and calls [`run_all`], or makes a test of each
 //! of [`cases()`]. The suite is exact: it compares whole trees by [`Manifest`], makes every primitive fail before and
-//! after it was carried out ([`Faulty`], [`FaultyPool`]), and demands that the volume holds the old root or the new one, whole, every time.
+//! after it was carried out ([`Faulty`]), and demands that the volume holds the old root or the new one, whole, every time.
 //!
 //! What it cannot do from within one process, a kill at any moment, the crash tests of this crate do with the same pieces.
 //!
@@ -20,7 +20,7 @@ pub mod fault;
 pub mod manifest;
 pub mod tree;
 
-pub use fault::{Faulty, FaultyPool};
+pub use fault::Faulty;
 pub use manifest::{Manifest, ManifestOptions};
 pub use tree::Tree;
 

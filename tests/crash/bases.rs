@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reroot::base::{BaseOptions, BaseState, CollectPolicy, References, Verdict};
-use reroot::conformance::fault::{Faulty, FaultyPool, When};
+use reroot::conformance::fault::{Faulty, When};
 use reroot::volume::Commit;
 use reroot::{BaseName, Bases, CancelToken, Image, Strategy, Wait};
 
@@ -159,7 +159,7 @@ mod of_btrfs {
 pub(crate) fn kill_at_every_step(backend: Backend, job: Job, table: &mut Table) -> Result<(), String> {
     let bench = Bench::new(backend, steps::ENTRIES)?;
     bench.prepare(job)?;
-    let pool = Arc::new(FaultyPool::new(bench.stand.pool_of_bases()?));
+    let pool = Arc::new(Faulty::new(bench.stand.pool_of_bases()?));
     let mut volume = Faulty::new(bench.stand.volume(job)?);
     let image = bench.stand.image(Which::B);
     job.run(&mut volume, &Bases::new(Arc::clone(&pool)), image, Arc::new(Silent)).map_err(report)?;

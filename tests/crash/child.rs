@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reroot::base::{BaseOptions, CollectPolicy, References};
-use reroot::conformance::fault::{Fault, FaultPoint, Faulty, FaultyPool, Primitive, When};
+use reroot::conformance::fault::{Fault, FaultPoint, Faulty, Primitive, When};
 use reroot::volume::Commit;
 use reroot::{Bases, CancelToken, Event, Image, Phase, Progress, Rebuild, RebuildableVolume, Result, Strategy, Wait, recover};
 
@@ -131,7 +131,7 @@ pub(crate) fn run_if_asked() -> Option<i32> {
         let path = std::env::var_os(VOLUME).ok_or("no volume")?;
         let backend = Backend::from_scheme(&std::env::var(BACKEND).unwrap_or_default()).ok_or("no such backend")?;
         let volume = backend.open(path.as_ref(), job.commit()).map_err(report)?;
-        let (mut volume, mut pool) = (Faulty::new(volume), FaultyPool::new(backend.pool_of(path.as_ref()).map_err(report)?));
+        let (mut volume, mut pool) = (Faulty::new(volume), Faulty::new(backend.pool_of(path.as_ref()).map_err(report)?));
         if let Ok(point) = std::env::var(POINT) {
             let point = read_point(&point).ok_or("no such point")?;
             if job.is_of_bases() {

@@ -8,7 +8,7 @@ use super::bases::{Stand, all, no_wait, stand};
 use crate::base::{BaseOptions, BaseState, Bases, CollectPolicy, Verdict};
 use crate::base_name::BaseName;
 use crate::conformance::bench::{Bench, Check, NAME, NONE, Outcome, ensure, new_tree, old_tree, soon, stage, stage_partly, tar};
-use crate::conformance::fault::{Fault, FaultyPool};
+use crate::conformance::fault::{Fault, Faulty};
 use crate::conformance::tree::Tree;
 use crate::conformance::{CaseOutcome::*, Factory, Failure};
 use crate::digest::Sha256;
@@ -288,13 +288,13 @@ pub(super) fn a_full_pool_makes_no_base(factory: &dyn Factory) -> Outcome {
 fn every_point(stand: &Stand, prepare: &dyn Fn() -> Check, job: &dyn Fn(&Bases) -> Result<()>) -> Check {
     let name = stand.name();
     prepare()?;
-    let pool = Arc::new(FaultyPool::new(stand.bench.pool.bases()?));
+    let pool = Arc::new(Faulty::new(stand.bench.pool.bases()?));
     job(&Bases::new(Arc::clone(&pool)))?;
     let calls = pool.calls();
     for point in calls.iter().flat_map(|call| call.points()) {
         prepare()?;
-        let faulty = FaultyPool::new(stand.bench.pool.bases()?).with_fault(point, Fault::Error(ErrorKind::Io));
-        let pool: Arc<FaultyPool<Box<dyn BasePool>>> = Arc::new(faulty);
+        let faulty = Faulty::new(stand.bench.pool.bases()?).with_fault(point, Fault::Error(ErrorKind::Io));
+        let pool: Arc<Faulty<Box<dyn BasePool>>> = Arc::new(faulty);
         let result = job(&Bases::new(Arc::clone(&pool)));
         let check = || -> Check {
             ensure!(pool.fired(), "the run took another way");
