@@ -12,24 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use loopfs::{Kind, LoopFs, Mounted, run};
+use loopfs::{Kind, LoopFs, Mounted, need, run};
 use reroot::dir::DirVolume;
 use reroot::volume::{Commit, Holder, RootMetadata, Slot, Snapshot, SnapshotOwner, StageSpec, Tidied, UsageDetail};
 use reroot::{CancelToken, ErrorKind, ImageRecord, Origin, RebuildableVolume, Wait};
-
-/// A file system for a test, or the end of it: with a reason, and as a failure where CI requires every test.
-macro_rules! need {
-    ($result:expr) => {
-        match $result {
-            Ok(value) => value,
-            Err(why) => {
-                assert!(std::env::var_os("REROOT_REQUIRE").is_none(), "cannot run: {why}");
-                eprintln!("skipped: {why}");
-                return;
-            }
-        }
-    };
-}
 
 fn root() -> Result<(), &'static str> {
     if nix::unistd::geteuid().is_root() { Ok(()) } else { Err("not root") }

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::Folder;
-use common::loopfs::{Kind, LoopFs, run};
+use common::loopfs::{Kind, LoopFs, need, run};
 use reroot::base::BaseOptions;
 use reroot::btrfs::{BtrfsBases, BtrfsVolume};
 use reroot::conformance::Tree;
@@ -32,21 +32,6 @@ use reroot::dir::{DirBases, DirVolume};
 use reroot::{
     Base, Bases, CancelToken, Error, Event, Image, Phase, Progress, Rebuild, RebuildableVolume, Report, Result, Sha256, Wait,
 };
-
-/// A value that a test needs, or the end of it: with a reason, and as a failure where CI requires every test.
-macro_rules! need {
-    ($result:expr) => {
-        match $result {
-            Ok(value) => value,
-            Err(why) => {
-                assert!(!crate::common::required(), "cannot run: {why}");
-                eprintln!("skipped: {why}");
-                return;
-            }
-        }
-    };
-}
-pub(crate) use need;
 
 /// The backend of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,25 +21,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use loopfs::{Kind, LoopFs, run};
+use loopfs::{Kind, LoopFs, need, run};
 use reroot::btrfs::BtrfsVolume;
 use reroot::conformance::Tree;
 use reroot::{CancelToken, ErrorKind, Image, Outcome, Rebuild, Report, Wait};
-
-/// A file system for a test, or the end of it: with a reason, and as a failure where CI requires every test.
-macro_rules! need {
-    ($result:expr) => {
-        match $result {
-            Ok(value) => value,
-            Err(why) => {
-                assert!(std::env::var_os("REROOT_REQUIRE").is_none(), "cannot run: {why}");
-                eprintln!("skipped: {why}");
-                return;
-            }
-        }
-    };
-}
-pub(crate) use need;
 
 /// A btrfs with a pool as LXD lays it out.
 struct Pool {

@@ -1,11 +1,26 @@
 //! Small file systems of their own for tests: an image file, a loop device, a mount, all gone when the value is dropped.
 
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports, unused_macros, reason = "each program uses a part of it")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
+
+/// What a test needs, or the end of it: with a reason, and as a failure where CI requires every test.
+macro_rules! need {
+    ($result:expr) => {
+        match $result {
+            Ok(value) => value,
+            Err(why) => {
+                assert!(std::env::var_os("REROOT_REQUIRE").is_none(), "cannot run: {why}");
+                eprintln!("skipped: {why}");
+                return;
+            }
+        }
+    };
+}
+pub(crate) use need;
 
 /// What to make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 
 pub(crate) mod loopfs;
 pub(crate) mod pools;
+pub(crate) mod suite;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
