@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::plan::wait_for_holders;
+use super::plan::{Purpose, wait_for_holders};
 use super::recover::recover_locked;
 use super::{ContentsPolicy, Existing, Rebuild, Report, run};
 use crate::base::{Base, BaseOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::progress::Wait;
-use crate::volume::{RebuildableVolume, Slot};
+use crate::volume::{RebuildableVolume, Removal, Slot};
 
 impl Rebuild {
     /// A rebuild from a base: the root becomes a clone of it where the backend can, and a copy that shares data where the file system can.
@@ -52,15 +52,13 @@ impl Rebuild {
 pub(crate) fn remove(volume: &mut dyn RebuildableVolume, wait: &Wait) -> Result<()> {
     recover_locked(volume)?;
     if volume.names()?.live {
-        wait_for_holders(volume, wait, "remove the base")?;
+        wait_for_holders(volume, wait, Purpose::RemoveBase)?;
         volume.rename(Slot::Live, Slot::Retired)?;
     }
     let removed = volume.discard(Slot::Staged).and_then(|()| volume.discard(Slot::Retired));
     if let Err(error) = removed {
         // What is still whole is a base again; the rest the next attempt removes.
-        if volume.capabilities().removal == crate::volume::Removal::Atomic
-            && volume.names().is_ok_and(|names| names.retired && !names.live)
-        {
+        if volume.capabilities().removal == Removal::Atomic && volume.names().is_ok_and(|names| names.retired && !names.live) {
             let _ = volume.rename(Slot::Retired, Slot::Live);
         }
         return Err(error);

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "tar")]
 use super::ContentsPolicy;
 use super::Options;
-use super::plan::{CommitKind, Plan, REBUILD, Step, stage_spec, wait_for_holders};
+use super::growth;
+use super::plan::{CommitKind, Plan, Purpose, Step, stage_spec, wait_for_holders};
 use super::policy::{SnapshotPolicy, Strategy};
 use super::recover::Recovery;
 use super::report::{Clock, Disposal, Made, Report};
@@ -38,15 +39,6 @@ enum Reached {
 
 /// For how long it holds that no one holds a volume.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-
-/// Growth goes by a quarter of the size, so that a volume that keeps filling up is grown a few times and not a few thousand; but by no less
-/// than this.
-const LEAST_GROWTH: ByteSize = ByteSize::mib(64);
-
-/// The size that a volume of this one gets when it is full.
-pub(super) fn grown(size: ByteSize) -> ByteSize {
-    size.saturating_add(ByteSize::from_bytes(size.bytes() / 4).max(LEAST_GROWTH))
-}
 
 /// What a rename or an exchange that may have failed has really done.
 enum Done {
@@ -164,7 +156,7 @@ impl<'a> Execution<'a> {
 
     fn retire(&mut self) -> Result<()> {
         self.clock.enter(Phase::Remove);
-        wait_for_holders(self.volume, &self.busy_wait(), REBUILD)?;
+        wait_for_holders(self.volume, &self.busy_wait(), Purpose::Rebuild)?;
         match self.rename(Slot::Live, Slot::Retired) {
             Done::Yes => self.reached = Reached::Retired,
             Done::No(error) => return Err(error),
@@ -189,22 +181,22 @@ impl<'a> Execution<'a> {
         Ok(())
     }
 
-    fn stage(&mut self, size: Option<ByteSize>) -> Result<()> {
+    fn begin_staging(&mut self) {
         self.clock.enter(Phase::Stage);
         if self.reached == Reached::Nothing {
             self.reached = Reached::Staging;
         }
+    }
+
+    fn stage(&mut self, size: Option<ByteSize>) -> Result<()> {
+        self.begin_staging();
         self.root = Some(self.volume.stage(&stage_spec(size, None))?);
         Ok(())
     }
 
     /// Stages a clone. A volume whose limits are too low for it and that may grow gets higher ones.
-    fn clone_base(&mut self, size: Option<ByteSize>) -> Result<()> {
-        self.clock.enter(Phase::Stage);
-        if self.reached == Reached::Nothing {
-            self.reached = Reached::Staging;
-        }
-        let mut size = size;
+    fn clone_base(&mut self, mut size: Option<ByteSize>) -> Result<()> {
+        self.begin_staging();
         loop {
             let spec = stage_spec(size, self.plan.base.clone());
             let error = match self.volume.stage(&spec) {
@@ -215,12 +207,7 @@ impl<'a> Execution<'a> {
             let (Some(now), Some(max), ErrorKind::NoSpace(_)) = (now, self.options.max_size, error.kind()) else {
                 return Err(error);
             };
-            if now >= max {
-                return Err(error
-                    .with_context("size", now)
-                    .with_remedy("allow a larger size: the volume has the largest one allowed"));
-            }
-            let larger = grown(now).min(max);
+            let Some(larger) = growth::larger(now, max) else { return Err(growth::is_largest(error, now)) };
             (size, self.report.grown) = (Some(larger), Some(larger));
             self.clock.event(&Event::Grown(larger));
         }
@@ -286,7 +273,7 @@ impl<'a> Execution<'a> {
     fn commit(&mut self, kind: CommitKind) -> Result<()> {
         // The last moment: whoever came to hold the volume while it was filled is asked to go first.
         if self.exists && self.plan.strategy == Strategy::Swap && !self.has_just_looked() {
-            wait_for_holders(self.volume, &self.busy_wait(), REBUILD)?;
+            wait_for_holders(self.volume, &self.busy_wait(), Purpose::Rebuild)?;
         }
         if self.reached == Reached::WithoutRoot {
             // To stop here would be to throw away the only root there is.

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::Options;
-use super::execute::grown;
+use super::growth;
 use super::report::Clock;
 use crate::digest::Sha256;
 use crate::error::{Error, ErrorKind, Result, Space};
@@ -132,13 +132,10 @@ impl Hooks for Filling<'_> {
         if growth.volume.capabilities().sizing != Sizing::Growable {
             return Err(error);
         }
-        if size >= max {
-            return Err(error
-                .with_kind(ErrorKind::NoSpace(space))
-                .with_context("size", size)
-                .with_remedy("allow a larger size: the volume has the largest one allowed"));
-        }
-        let grown = growth.volume.grow(grown(size).min(max))?;
+        let Some(larger) = growth::larger(size, max) else {
+            return Err(growth::is_largest(error.with_kind(ErrorKind::NoSpace(space)), size));
+        };
+        let grown = growth.volume.grow(larger)?;
         crate::trace::debug!(%size, %grown, "grown");
         if grown <= size {
             return Err(error);

@@ -8,6 +8,7 @@ mod base;
 mod execute;
 #[cfg(feature = "tar")]
 mod fill;
+mod growth;
 mod plan;
 mod policy;
 mod recover;

@@ -188,7 +188,41 @@ impl fmt::Display for Step {
 }
 
 /// What holders are in the way of.
-pub(super) const REBUILD: &str = "rebuild";
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Rebuild,
+    #[cfg_attr(not(feature = "tar"), allow(dead_code, reason = "only images make bases"))]
+    RemoveBase,
+}
+
+impl Purpose {
+    fn operation(self) -> &'static str {
+        match self {
+            Purpose::Rebuild => "rebuild",
+            Purpose::RemoveBase => "remove the base",
+        }
+    }
+
+    fn subject(self) -> &'static str {
+        match self {
+            Purpose::Rebuild => "the volume",
+            Purpose::RemoveBase => "it",
+        }
+    }
+
+    /// What to do about a holder.
+    fn remedy(self, holder: Option<&Holder>) -> &'static str {
+        match (self, holder) {
+            (Purpose::Rebuild, Some(Holder::Process { .. })) => "stop the instance, or end the process",
+            (Purpose::Rebuild, Some(Holder::Mount { .. })) => "stop the instance, or unmount it",
+            (Purpose::Rebuild, _) => "stop the instance, or release what holds it",
+            // No instance runs in a base.
+            (Purpose::RemoveBase, Some(Holder::Process { .. })) => "end the process and try again",
+            (Purpose::RemoveBase, Some(Holder::Mount { .. })) => "unmount it and try again",
+            (Purpose::RemoveBase, _) => "release what holds it and try again",
+        }
+    }
+}
 
 /// Checks everything that can be checked without writing, and decides.
 pub(super) fn make(
@@ -218,7 +252,7 @@ pub(super) fn make(
         return Err(Error::new(ErrorKind::Unsupported, "rebuild in place", message).with_remedy(remedy));
     }
     check_size(options, capabilities.sizing)?;
-    wait_for_holders(volume, busy, REBUILD)?;
+    wait_for_holders(volume, busy, Purpose::Rebuild)?;
     let snapshots = check_snapshots(volume, options.snapshots, capabilities.snapshots)?;
     let detail = if options.strategy == Strategy::InPlace { UsageDetail::Full } else { detail };
     let usage = volume.usage(detail)?;
@@ -378,30 +412,21 @@ fn check_snapshots(volume: &dyn RebuildableVolume, policy: SnapshotPolicy, suppo
 ///
 /// # Errors
 /// [`ErrorKind::Busy`], naming the holders, when `wait` has ended; [`ErrorKind::Cancelled`].
-pub(super) fn wait_for_holders(volume: &dyn RebuildableVolume, wait: &Wait, operation: &'static str) -> Result<()> {
+pub(super) fn wait_for_holders(volume: &dyn RebuildableVolume, wait: &Wait, purpose: Purpose) -> Result<()> {
     loop {
         let holders = volume.holders()?;
         if holders.is_empty() {
             return Ok(());
         }
-        if !wait.pause(operation, std::time::Duration::from_millis(200))? {
-            return Err(busy(&holders, operation));
+        if !wait.pause(purpose.operation(), std::time::Duration::from_millis(200))? {
+            return Err(busy(&holders, purpose));
         }
     }
 }
 
-fn busy(holders: &[Holder], operation: &'static str) -> Error {
-    let remedy = match holders {
-        // No instance runs in a base.
-        [Holder::Process { .. }, ..] if operation != REBUILD => "end the process and try again",
-        [Holder::Mount { .. }, ..] if operation != REBUILD => "unmount it and try again",
-        _ if operation != REBUILD => "release what holds it and try again",
-        [Holder::Process { .. }, ..] => "stop the instance, or end the process",
-        [Holder::Mount { .. }, ..] => "stop the instance, or unmount it",
-        _ => "stop the instance, or release what holds it",
-    };
-    let what = if operation == REBUILD { "the volume" } else { "it" };
-    Error::new(ErrorKind::Busy, operation, format!("{what} is in use: {}", list(holders))).with_remedy(remedy)
+fn busy(holders: &[Holder], purpose: Purpose) -> Error {
+    let message = format!("{} is in use: {}", purpose.subject(), list(holders));
+    Error::new(ErrorKind::Busy, purpose.operation(), message).with_remedy(purpose.remedy(holders.first()))
 }
 
 /// The first few items, and how many more there are.
