@@ -1,18 +1,16 @@
 //! Bases that are read-only subvolumes.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::SystemTime;
 
 use super::foreign::{self, Foreign};
 use super::{BtrfsVolume, Role};
 use crate::base_name::BaseName;
 use crate::error::{Error, ErrorKind, Result};
-use crate::progress::Wait;
-use crate::siblings::bases::BasesDir;
+use crate::siblings::bases::{BasesDir, forward_to_folder};
 use crate::sys::btrfs::{self, subvolume};
 use crate::text::Escaped;
-use crate::volume::{BasePool, RebuildableVolume, VolumeId, VolumeLock};
+use crate::volume::{BasePool, RebuildableVolume};
 
 /// The bases of a pool on btrfs: read-only subvolumes `POOL/reroot-bases-btrfs/NAME`, in a folder that only its owner may enter.
 ///
@@ -42,26 +40,12 @@ impl BtrfsBases {
 }
 
 impl BasePool for BtrfsBases {
-    fn id(&self) -> VolumeId {
-        self.0.id()
-    }
-
-    fn names(&self) -> Result<Vec<BaseName>> {
-        self.0.names()
-    }
+    forward_to_folder!();
 
     fn volume(&self, name: &BaseName) -> Result<Box<dyn RebuildableVolume>> {
         let mut volume = self.0.volume(name, BtrfsVolume::open)?;
         volume.role = Role::Base;
         Ok(Box::new(volume))
-    }
-
-    fn hold(&self, name: &BaseName, wait: &Wait) -> Result<VolumeLock> {
-        self.0.hold(name, wait)
-    }
-
-    fn open(&self, name: &BaseName) -> Result<Option<OwnedFd>> {
-        self.0.open_base(name)
     }
 
     fn clones(&self, name: &BaseName) -> Result<Vec<String>> {
@@ -71,25 +55,5 @@ impl BasePool for BtrfsBases {
         let info = subvolume::info(base.as_fd()).map_err(|refused| add(refused.explain(OPERATION, "cannot look at it")))?;
         let clones = foreign::find(self.0.pool(), None, info.uuid, &[], OPERATION).map_err(add)?;
         Ok(clones.iter().map(Foreign::name).map(|name| Escaped::from(name.as_os_str()).to_string()).collect())
-    }
-
-    fn used(&self, name: &BaseName) -> Result<Option<SystemTime>> {
-        self.0.used(name)
-    }
-
-    fn touch(&self, name: &BaseName) -> Result<()> {
-        self.0.touch(name)
-    }
-
-    fn forget(&self, name: &BaseName) -> Result<()> {
-        self.0.forget(name)
-    }
-
-    fn memo(&self) -> Result<Vec<u8>> {
-        self.0.memo()
-    }
-
-    fn set_memo(&self, memo: &[u8]) -> Result<()> {
-        self.0.set_memo(memo)
     }
 }

@@ -381,13 +381,10 @@ impl RebuildableVolume for BtrfsVolume {
         const OPERATION: &str = "seal the staged root";
         let kept = root == RootMetadata::Keep && self.access == Access::ReadOnly && self.read_only == ReadOnlyPolicy::Keep;
         let read_only = kept || self.role == Role::Base;
-        let closed = match (self.role, self.place.open_root(Slot::Staged, OPERATION)?) {
-            (Role::Base, Some(staged)) => {
-                let top = top_of(staged.as_fd()).map_err(|error| self.place.failed(OPERATION, "cannot look at it", error))?;
-                Some(record.clone().with_top(top))
-            }
-            _ => None,
-        };
+        let staged = if self.role == Role::Base { self.place.open_root(Slot::Staged, OPERATION)? } else { None };
+        let top = staged.map(|staged| top_of(staged.as_fd())).transpose();
+        let top = top.map_err(|error| self.place.failed(OPERATION, "cannot look at it", error))?;
+        let closed = top.map(|top| record.clone().with_top(top));
         let mut staging = std::mem::take(&mut self.staging);
         let sealed = staging.seal(&self.place, closed.as_ref().unwrap_or(record), root, |root, _| {
             if closed.is_some() {
@@ -410,11 +407,7 @@ impl RebuildableVolume for BtrfsVolume {
     }
 
     fn exchange(&mut self) -> Result<()> {
-        if self.commit != Commit::Exchange {
-            let why = "this volume was told to rename twice";
-            return Err(self.add_volume(Error::new(ErrorKind::Unsupported, "exchange the roots", why)));
-        }
-        self.place.exchange()
+        self.place.exchange(self.commit)
     }
 
     fn purge(&mut self, snapshots: &[Snapshot]) -> Result<()> {

@@ -158,11 +158,7 @@ impl RebuildableVolume for DirVolume {
     }
 
     fn exchange(&mut self) -> Result<()> {
-        if self.commit != Commit::Exchange {
-            let why = "this volume was told to rename twice";
-            return Err(self.add_volume(Error::new(ErrorKind::Unsupported, "exchange the roots", why)));
-        }
-        self.place.exchange()
+        self.place.exchange(self.commit)
     }
 
     fn purge(&mut self, snapshots: &[Snapshot]) -> Result<()> {

@@ -234,3 +234,45 @@ fn used_name(name: &BaseName) -> String {
 fn directory() -> OFlag {
     OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC
 }
+
+/// What [`BasePool`](crate::volume::BasePool) asks of a pool whose bases lie in such a folder, its only field, and that is the same on each backend.
+macro_rules! forward_to_folder {
+    () => {
+        fn id(&self) -> $crate::volume::VolumeId {
+            self.0.id()
+        }
+
+        fn names(&self) -> $crate::Result<Vec<$crate::BaseName>> {
+            self.0.names()
+        }
+
+        fn hold(&self, name: &$crate::BaseName, wait: &$crate::Wait) -> $crate::Result<$crate::volume::VolumeLock> {
+            self.0.hold(name, wait)
+        }
+
+        fn open(&self, name: &$crate::BaseName) -> $crate::Result<Option<std::os::fd::OwnedFd>> {
+            self.0.open_base(name)
+        }
+
+        fn used(&self, name: &$crate::BaseName) -> $crate::Result<Option<std::time::SystemTime>> {
+            self.0.used(name)
+        }
+
+        fn touch(&self, name: &$crate::BaseName) -> $crate::Result<()> {
+            self.0.touch(name)
+        }
+
+        fn forget(&self, name: &$crate::BaseName) -> $crate::Result<()> {
+            self.0.forget(name)
+        }
+
+        fn memo(&self) -> $crate::Result<Vec<u8>> {
+            self.0.memo()
+        }
+
+        fn set_memo(&self, memo: &[u8]) -> $crate::Result<()> {
+            self.0.set_memo(memo)
+        }
+    };
+}
+pub(crate) use forward_to_folder;

@@ -28,7 +28,7 @@ use crate::sys::lock::{self, FileLock};
 use crate::sys::xattr::{self, Target};
 use crate::sys::{attr, holders, rename, walk};
 use crate::text::Escaped;
-use crate::volume::{Holder, Names, RootMetadata, Slot, Usage, UsageDetail, VolumeId, VolumeLock, Warning};
+use crate::volume::{Commit, Holder, Names, RootMetadata, Slot, Usage, UsageDetail, VolumeId, VolumeLock, Warning};
 
 pub(crate) const STAGED: &str = ".reroot-staged";
 pub(crate) const RETIRED: &str = ".reroot-retired";
@@ -278,8 +278,12 @@ impl Siblings {
         self.switch("rename a root", [from, to], || rename::no_replace(self.parent(), &old, &new), undo)
     }
 
-    pub(crate) fn exchange(&self) -> Result<()> {
+    pub(crate) fn exchange(&self, commit: Commit) -> Result<()> {
         const OPERATION: &str = "exchange the roots";
+        if commit != Commit::Exchange {
+            let why = "this volume was told to rename twice";
+            return Err(Error::new(ErrorKind::Unsupported, OPERATION, why).with_context("volume", self.id()));
+        }
         let (live, staged) = (self.name_of(Slot::Live), self.name_of(Slot::Staged));
         let exchange = || rename::exchange(self.parent(), &staged, &live);
         self.switch(OPERATION, [Slot::Staged, Slot::Live], exchange, exchange).map_err(|error| match error.raw_os_error() {

@@ -122,7 +122,7 @@ pub(crate) struct Info {
     /// Of the subvolume it is a snapshot of.
     pub(crate) parent_uuid: Uuid,
     /// Of the subvolume it was received from.
-    #[cfg_attr(not(test), allow(dead_code, reason = "a base is told by it"))]
+    #[cfg_attr(not(test), allow(dead_code, reason = "no rebuild looks where a root was received from"))]
     pub(crate) received_uuid: Uuid,
     pub(crate) access: Access,
 }
@@ -143,7 +143,6 @@ pub(crate) fn create(dir: BorrowedFd<'_>, name: &OsStr, qgroups: Option<&[u64]>)
 /// Makes the snapshot `name` in `dir` of the subvolume `source`, a member of these qgroups.
 ///
 /// With qgroups on, a snapshot has the limits of its source until it is given others.
-#[cfg_attr(not(test), allow(dead_code, reason = "a staged root is cloned from a base by it"))]
 pub(crate) fn snapshot(
     source: BorrowedFd<'_>,
     dir: BorrowedFd<'_>,
@@ -227,7 +226,7 @@ fn flags(subvolume: BorrowedFd<'_>) -> Result<u64, Refused> {
 }
 
 /// Says of a subvolume what it is a copy of.
-#[cfg_attr(not(test), allow(dead_code, reason = "a base is marked by it"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "no rebuild says where a root was received from"))]
 pub(crate) fn set_received(subvolume: BorrowedFd<'_>, uuid: Uuid) -> Result<(), Refused> {
     let mut args = zeroed!(ReceivedArgs);
     args.uuid = uuid;
