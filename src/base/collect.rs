@@ -4,11 +4,11 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use super::Bases;
-use super::list::BaseState;
 use crate::base_name::BaseName;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::{CancelToken, Wait};
 use crate::rebuild::remove;
+use crate::record::ImageRecord;
 
 /// Which bases go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,19 +143,29 @@ impl Bases {
         remove().map_err(|error| self.add_pool(error.with_context("base", name)))
     }
 
+    /// Why `policy` has a complete base stay. Who shares with it is asked last: that costs a look at all of them.
+    fn keeps(&self, name: &BaseName, record: Option<&ImageRecord>, policy: &CollectPolicy) -> Result<Option<Kept>> {
+        let used = self.last_used(name, record)?;
+        let age = used.map_or(Duration::MAX, |used| SystemTime::now().duration_since(used).unwrap_or(Duration::ZERO));
+        if age < policy.unused_for {
+            return Ok(Some(Kept::Recent));
+        }
+        if policy.references == References::Ignore {
+            return Ok(None);
+        }
+        let shared = self.pool.clones(name)?.len();
+        Ok((shared > 0).then_some(Kept::Shared(shared)))
+    }
+
     /// Removes a base, unless `policy` has it stay.
     fn take_away(&self, name: &BaseName, policy: Option<&CollectPolicy>, wait: &Wait) -> Result<Option<Kept>> {
         let mut volume = self.pool.volume(name)?;
         let _lock = volume.lock(wait)?;
-        let info = self.info(name)?;
-        if let (Some(policy), BaseState::Complete) = (policy, info.state) {
-            let age = info.used.map_or(Duration::MAX, |used| SystemTime::now().duration_since(used).unwrap_or(Duration::ZERO));
-            if age < policy.unused_for {
-                return Ok(Some(Kept::Recent));
-            }
-            if policy.references == References::Keep && !info.clones.is_empty() {
-                return Ok(Some(Kept::Shared(info.clones.len())));
-            }
+        if let Some(policy) = policy
+            && volume.names()?.live
+            && let Some(why) = self.keeps(name, volume.record().unwrap_or(None).as_ref(), policy)?
+        {
+            return Ok(Some(why));
         }
         remove(&mut *volume, wait)?;
         self.pool.forget(name)?;

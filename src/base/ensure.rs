@@ -38,8 +38,7 @@ impl Bases {
     /// # Errors
     /// [`ErrorKind::Locked`]; [`ErrorKind::Cancelled`]; what prevents the look.
     pub fn find(&self, name: &BaseName, wait: &Wait) -> Result<Option<Base>> {
-        let look = || if self.pool.names()?.contains(name) { self.open(name, self.pool.hold(name, wait)?) } else { Ok(None) };
-        let found = look();
+        let found = self.open_held(name, || self.pool.hold(name, wait));
         found.inspect(|base| base.iter().for_each(|_| self.note_use(name))).map_err(|error| self.add_pool(error))
     }
 
@@ -48,8 +47,7 @@ impl Bases {
     /// # Errors
     /// What prevents the look.
     pub fn look_at(&self, name: &BaseName) -> Result<Option<Base>> {
-        let look = || if self.pool.names()?.contains(name) { self.open(name, VolumeLock::new(())) } else { Ok(None) };
-        look().map_err(|error| self.add_pool(error))
+        self.open_held(name, || Ok(VolumeLock::new(()))).map_err(|error| self.add_pool(error))
     }
 
     /// The name that the base of `image` has, whether it exists or not. Changes nothing: what was read is not remembered.

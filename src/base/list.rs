@@ -91,11 +91,16 @@ impl Bases {
         Ok(names.into_iter().map(|name| self.info(&name).unwrap_or_else(|error| unreadable(name, &error))).collect())
     }
 
-    pub(super) fn info(&self, name: &BaseName) -> Result<BaseInfo> {
+    /// When a base was last used; when it was made, if it never was.
+    pub(super) fn last_used(&self, name: &BaseName, record: Option<&ImageRecord>) -> Result<Option<SystemTime>> {
+        Ok(self.pool.used(name)?.or(record.map(|record| record.time)))
+    }
+
+    fn info(&self, name: &BaseName) -> Result<BaseInfo> {
         let volume = self.pool.volume(name)?;
         let complete = volume.names()?.live;
         let record = if complete { volume.record().unwrap_or(None) } else { None };
-        let used = self.pool.used(name)?.or(record.as_ref().map(|record| record.time));
+        let used = self.last_used(name, record.as_ref())?;
         let clones = if complete { self.pool.clones(name)? } else { Vec::new() };
         let state = if complete { BaseState::Complete } else { BaseState::Unfinished };
         Ok(BaseInfo { name: name.clone(), state, record, used, clones, error: None })

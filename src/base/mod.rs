@@ -43,7 +43,7 @@ use crate::base_name::BaseName;
 use crate::error::{Error, Result};
 use crate::image::{BaseRoot, Image};
 use crate::record::ImageRecord;
-use crate::volume::{BasePool, VolumeId};
+use crate::volume::{BasePool, VolumeId, VolumeLock};
 
 /// The bases of a pool.
 ///
@@ -98,8 +98,13 @@ impl Base {
 }
 
 impl Bases {
+    /// Opens a complete base once `hold` holds it; `None` if there is none. Where nothing was ever made of it nothing is held or made.
+    fn open_held(&self, name: &BaseName, hold: impl FnOnce() -> Result<VolumeLock>) -> Result<Option<Base>> {
+        if self.pool.names()?.contains(name) { self.open(name, hold()?) } else { Ok(None) }
+    }
+
     /// Opens a complete base; `None` if there is none. Whoever calls holds it.
-    fn open(&self, name: &BaseName, hold: crate::volume::VolumeLock) -> Result<Option<Base>> {
+    fn open(&self, name: &BaseName, hold: VolumeLock) -> Result<Option<Base>> {
         let volume = self.pool.volume(name)?;
         if !volume.names()?.live {
             return Ok(None);
