@@ -49,9 +49,7 @@ pub(crate) fn find(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<Holder>> 
     let place = Place::of(parent, &folder, name.as_bytes(), &own);
 
     let mut found = Found::default();
-    let mut seen = place.mounts_on(&own);
-    seen.extend(own.iter().filter(|mount| below(&mount.point, &path).is_some()).map(|mount| mount.point.clone()));
-    found.add_mounts(seen, None);
+    found.add_mounts(place.own_mounts_on(&own, &path), None);
 
     let mut views = place.views(&own);
     views.insert(path);
@@ -162,6 +160,13 @@ impl Place {
         }
         found
     }
+
+    /// The same in our own namespace, where the directory has this path, and whatever hangs on or below that.
+    fn own_mounts_on(&self, own: &[Mount], path: &[u8]) -> BTreeSet<Vec<u8>> {
+        let mut points = self.mounts_on(own);
+        points.extend(own.iter().filter(|mount| below(&mount.point, path).is_some()).map(|mount| mount.point.clone()));
+        points
+    }
 }
 
 /// The mount tables of all namespaces that the caller may see, as they were at one moment.
@@ -196,9 +201,7 @@ impl Tables {
         let folder = mounts::path_of(parent).map_err(|error| Error::io(OPERATION, "cannot read /proc", error))?;
         let path = join(&folder, name.as_bytes());
         let place = Place::of(parent, &folder, name.as_bytes(), &self.own);
-        let mut points = place.mounts_on(&self.own);
-        points.extend(self.own.iter().filter(|mount| below(&mount.point, &path).is_some()).map(|mount| mount.point.clone()));
-        Ok(self.found(&place, points))
+        Ok(self.found(&place, place.own_mounts_on(&self.own, &path)))
     }
 
     /// The same for a path from the top of the file system that `fd` is on, whether a mount shows it or not.
