@@ -1,7 +1,8 @@
 //! Kills while a base is made or removed: a base that is whole, or none, and volumes that are none the wiser.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use reroot::base::{BaseOptions, BaseState, CollectPolicy, References, Verdict};
 use reroot::conformance::fault::{Faulty, When};
@@ -42,7 +43,7 @@ impl Bench {
     }
 
     fn remove(&self) -> reroot::Result<()> {
-        self.bases.remove(&self.name, &Wait::new(Duration::from_secs(5), CancelToken::new())).map(drop)
+        self.bases.remove(&self.name, &patience()).map(drop)
     }
 
     /// What a kill left, before anyone tidies up, and that it can be made or removed as if nothing had happened.
@@ -64,13 +65,22 @@ impl Bench {
                 self.verify()?;
                 let other = self.bases.list().map_err(report)?.into_iter().find(|info| info.name != self.name);
                 let other = other.ok_or("the other base was not made")?;
-                self.bases.remove(&other.name, &Wait::new(Duration::ZERO, CancelToken::new())).map_err(report)?;
+                self.bases.remove(&other.name, &patience()).map_err(report)?;
             }
             By::Collection => {
                 let policy = CollectPolicy::unused_for(Duration::ZERO).with_references(References::Ignore);
-                let collected = self.bases.collect(&policy, &CancelToken::new()).map_err(report)?;
-                if collected.removed.len() != infos.len() || !collected.kept.is_empty() {
-                    return Err(format!("of {infos:?} it collected {collected}"));
+                let begun = Instant::now();
+                let mut removed = 0;
+                loop {
+                    let collected = self.bases.collect(&policy, &CancelToken::new()).map_err(report)?;
+                    removed += collected.removed.len();
+                    if removed == infos.len() && collected.kept.is_empty() {
+                        break;
+                    }
+                    if collected.kept.is_empty() || begun.elapsed() > PATIENCE {
+                        return Err(format!("of {infos:?} it collected {collected}"));
+                    }
+                    sleep(Duration::from_millis(5));
                 }
             }
         }
@@ -88,6 +98,13 @@ impl Bench {
             verdict => Err(format!("the base: {verdict}")),
         }
     }
+}
+
+/// A child of another test holds the locks that were held when it was forked, until its exec.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn patience() -> Wait {
+    Wait::new(PATIENCE, CancelToken::new())
 }
 
 /// How it is found out whether what a kill left is in the way.
