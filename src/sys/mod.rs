@@ -13,6 +13,8 @@ pub(crate) mod btrfs;
 pub(crate) mod call;
 #[cfg(feature = "tar")]
 pub(crate) mod clone;
+#[cfg(any(test, feature = "zfs"))]
+pub(crate) mod command;
 #[cfg(any(feature = "btrfs", feature = "dir"))]
 pub(crate) mod holders;
 pub(crate) mod lock;
