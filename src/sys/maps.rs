@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use nix::errno::Errno;
 
 use super::call::retry;
-use super::mounts::unescape;
+use super::mounts::{Device, numbers, unescape};
 
 /// How much is read of a text.
 const TEXT_MAX: u64 = 8 << 20;
@@ -30,7 +30,7 @@ struct Query {
     page_size: u64,
     offset: u64,
     inode: u64,
-    device: [u32; 2],
+    device: Device,
     name_size: u32,
     build_id_size: u32,
     name: u64,
@@ -39,23 +39,18 @@ struct Query {
 
 /// Shows `inside` the paths of the files that are mapped, and returns its first answer. `maps` is an open file `/proc/PID/maps`.
 ///
-/// `device` is the file system, as `major:minor`, that files of interest lie on; files of others are passed over where the kernel can be asked for
-/// a mapping at a time (Linux 6.11), which costs a fraction of the text.
-pub(super) fn find<T>(maps: File, device: &[u8], inside: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
-    match numbers(device).ok_or(Errno::ENOTTY).and_then(|device| ask(maps.as_fd(), device, &inside)) {
+/// Files elsewhere than on one of `devices` are passed over, unless there are none. Where the kernel can be asked for a mapping at a time
+/// (Linux 6.11), that costs a fraction of the text.
+pub(super) fn find<T>(maps: File, devices: &[Device], inside: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
+    match ask(maps.as_fd(), devices, &inside) {
         Ok(found) => found,
-        Err(Errno::ENOTTY) => find_in_text(maps, inside),
+        Err(Errno::ENOTTY) => find_in_text(maps, devices, inside),
         // The process has ended, or may not be looked at.
         Err(_) => None,
     }
 }
 
-fn numbers(device: &[u8]) -> Option<[u32; 2]> {
-    let (major, minor) = std::str::from_utf8(device).ok()?.split_once(':')?;
-    Some([major.parse().ok()?, minor.parse().ok()?])
-}
-
-fn ask<T>(maps: BorrowedFd<'_>, device: [u32; 2], inside: &impl Fn(&[u8]) -> Option<T>) -> Result<Option<T>, Errno> {
+fn ask<T>(maps: BorrowedFd<'_>, devices: &[Device], inside: &impl Fn(&[u8]) -> Option<T>) -> Result<Option<T>, Errno> {
     let mut path = [0u8; PATH_MAX];
     let mut address = 0;
     for _ in 0..MAPPINGS_MAX {
@@ -66,7 +61,7 @@ fn ask<T>(maps: BorrowedFd<'_>, device: [u32; 2], inside: &impl Fn(&[u8]) -> Opt
         };
         address = mapping.end;
         // By the device alone: on btrfs two files of it may have the same number, the clones of a base all do.
-        if mapping.device != device {
+        if !devices.is_empty() && !devices.contains(&mapping.device) {
             continue;
         }
         let length = match query(maps, mapping.start, &mut path) {
@@ -111,10 +106,15 @@ fn query(maps: BorrowedFd<'_>, address: u64, path: &mut [u8]) -> Result<Query, E
     Ok(query)
 }
 
-fn find_in_text<T>(maps: impl Read, inside: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
+fn find_in_text<T>(maps: impl Read, devices: &[Device], inside: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
     // When the process ends meanwhile, this read and every further one fail.
     let mut lines = BufReader::new(maps.take(TEXT_MAX)).split(b'\n').map_while(Result::ok);
     lines.find_map(|line| {
+        // Address, rights, offset, device.
+        let device = line.split(|&byte| byte == b' ').nth(3).and_then(|device| numbers(device, 16));
+        if !devices.is_empty() && !device.is_some_and(|device| devices.contains(&device)) {
+            return None;
+        }
         // Paths are the only field that holds a slash.
         let start = line.iter().position(|&byte| byte == b'/')?;
         inside(&unescape(line.get(start..)?))
@@ -135,8 +135,17 @@ mod tests {
         }
         let maps = b"00-10 r-xp 0 08:01 1 /srv/c1/bin/sh\n".chain(Gone);
         let inside = |path: &[u8]| path.strip_prefix(b"/srv/c1/").map(<[u8]>::to_vec);
-        assert_eq!(find_in_text(maps, inside), Some(b"bin/sh".to_vec()));
-        assert_eq!(find_in_text(Gone, inside), None);
+        assert_eq!(find_in_text(maps, &[[8, 1]], inside), Some(b"bin/sh".to_vec()));
+        assert_eq!(find_in_text(Gone, &[], inside), None);
+    }
+
+    #[test]
+    fn files_on_other_devices_are_passed_over() {
+        let text = b"00-10 r-xp 0 08:01 1 /srv/a\n10-20 rw-p 0 00:00 0 \n20-30 rw-p 0 00:2a 1 /srv/b (deleted)\n";
+        let found = |devices: &[Device]| find_in_text(&text[..], devices, |path| Some(path.to_vec()));
+        assert_eq!(found(&[]), Some(b"/srv/a".to_vec()));
+        assert_eq!(found(&[[9, 9], [0, 42]]), Some(b"/srv/b (deleted)".to_vec()));
+        assert_eq!(found(&[[0, 0]]), None, "what is no file has no path");
     }
 
     #[test]
@@ -145,16 +154,17 @@ mod tests {
         let program = std::env::current_exe().unwrap();
         let program = program.as_os_str().as_encoded_bytes();
         let is_program = |path: &[u8]| (path == program).then_some(());
-        assert_eq!(find_in_text(maps(), is_program), Some(()));
+        assert_eq!(find_in_text(maps(), &[], is_program), Some(()));
         let line = std::fs::read_to_string("/proc/self/maps").unwrap();
         let line = line.lines().find(|line| line.ends_with(std::str::from_utf8(program).unwrap())).unwrap().to_owned();
         let device = line.split_ascii_whitespace().nth(3).unwrap();
-        let device: Vec<_> = device.split(':').map(|half| u32::from_str_radix(half, 16).unwrap()).collect();
-        match ask(maps().as_fd(), [device[0], device[1]], &is_program) {
+        let device = numbers(device.as_bytes(), 16).unwrap();
+        assert_eq!(find_in_text(maps(), &[device], is_program), Some(()));
+        match ask(maps().as_fd(), &[device], &is_program) {
             Err(Errno::ENOTTY) => println!("the kernel is older than 6.11: only the text was tried"),
             found => assert_eq!(found, Ok(Some(()))),
         }
-        let other = ask(maps().as_fd(), [u32::MAX, 0], &is_program);
+        let other = ask(maps().as_fd(), &[[u32::MAX, 0]], &is_program);
         assert!(matches!(other, Err(Errno::ENOTTY) | Ok(None)), "{other:?}");
     }
 }

@@ -16,6 +16,16 @@ pub(crate) struct Mount {
     pub(crate) point: Vec<u8>,
 }
 
+/// The number of a file system: major and minor.
+pub(crate) type Device = [u32; 2];
+
+/// A device's number from its text, `major:minor`.
+pub(crate) fn numbers(device: &[u8], radix: u32) -> Option<Device> {
+    let (major, minor) = std::str::from_utf8(device).ok()?.split_once(':')?;
+    let number = |text| u32::from_str_radix(text, radix).ok();
+    Some([number(major)?, number(minor)?])
+}
+
 /// Reads a `mountinfo` file; a line that cannot be understood is skipped.
 pub(crate) fn read(path: &str) -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read(path)?))
