@@ -15,10 +15,10 @@ pub(crate) mod call;
 pub(crate) mod clone;
 #[cfg(any(test, feature = "zfs"))]
 pub(crate) mod command;
-#[cfg(any(feature = "btrfs", feature = "dir"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "zfs"))]
 pub(crate) mod holders;
 pub(crate) mod lock;
-#[cfg(any(feature = "btrfs", feature = "dir"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "zfs"))]
 mod maps;
 #[cfg_attr(
     not(any(feature = "btrfs", feature = "dir")),

@@ -4,7 +4,11 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// One line of `mountinfo`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(
+    not(any(test, feature = "zfs")),
+    allow(dead_code, reason = "a directory has no need to know what its file system is called")
+)]
 pub(crate) struct Mount {
     pub(crate) id: u64,
     pub(crate) parent: u64,
@@ -14,6 +18,12 @@ pub(crate) struct Mount {
     pub(crate) root: Vec<u8>,
     /// Where it is mounted, as the process sees it.
     pub(crate) point: Vec<u8>,
+    /// The peer group whose members get what is mounted here, and the one whose members this one gets it from.
+    pub(crate) shared: Option<u64>,
+    pub(crate) master: Option<u64>,
+    /// The type of the file system, and what it calls its source.
+    pub(crate) fs_type: Vec<u8>,
+    pub(crate) source: Vec<u8>,
 }
 
 /// The number of a file system: major and minor.
@@ -42,11 +52,22 @@ fn parse(text: &[u8]) -> Vec<Mount> {
 
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
-    let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
-    let (id, parent) = (number()?, number()?);
+    let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<u64>().ok();
+    let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
     let device = fields.next()?.to_owned();
     let (root, point) = (unescape(fields.next()?), unescape(fields.next()?));
-    Some(Mount { id, parent, device, root, point })
+    let mut mount = Mount { id, parent, device, root, point, ..Mount::default() };
+    // The options of the mount, and then as many fields as there is something to say.
+    for field in fields.by_ref().skip(1).take_while(|field| *field != b"-") {
+        if let Some(group) = field.strip_prefix(b"shared:") {
+            mount.shared = number(group);
+        } else if let Some(group) = field.strip_prefix(b"master:") {
+            mount.master = number(group);
+        }
+    }
+    mount.fs_type = unescape(fields.next()?);
+    mount.source = unescape(fields.next()?);
+    Some(mount)
 }
 
 /// Decodes the `\ooo` by which the kernel writes spaces, tabs, newlines and backslashes in paths.
@@ -110,13 +131,17 @@ mod tests {
 
     #[test]
     fn lines_are_read_with_their_escapes() {
-        let text = b"36 35 98:0 /mnt1 /mnt\\0402\\134\\012x rw,noatime master:1 - ext3 /dev/root rw\nnonsense\n\
+        let text = b"36 35 98:0 /mnt1 /mnt\\0402\\134\\012x rw,noatime master:1 - ext3 /dev/a\\040b rw\nnonsense\n\
                      37 35 0:5 / /p rw - proc proc rw\n";
         let mounts = parse(text);
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].point, b"/mnt 2\\\nx");
         assert_eq!((mounts[0].id, mounts[0].parent, mounts[0].device.as_slice()), (36, 35, b"98:0".as_slice()));
-        assert_eq!(mounts[1].root, b"/");
+        assert_eq!((mounts[0].shared, mounts[0].master), (None, Some(1)));
+        assert_eq!((mounts[0].fs_type.as_slice(), mounts[0].source.as_slice()), (&b"ext3"[..], &b"/dev/a b"[..]));
+        assert_eq!((mounts[1].root.as_slice(), mounts[1].shared, mounts[1].source.as_slice()), (&b"/"[..], None, &b"proc"[..]));
+        let both = parse(b"1 0 0:5 / / rw shared:7 master:3 propagate_from:2 - tmpfs  rw\n");
+        assert_eq!((both[0].shared, both[0].master, both[0].source.as_slice()), (Some(7), Some(3), &b""[..]));
         assert_eq!(unescape(b"a\\04"), b"a\\04");
     }
 

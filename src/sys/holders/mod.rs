@@ -1,12 +1,18 @@
 //! Who keeps a directory, or a whole file system, busy: mounts, processes, loop devices, swap files.
 
+#[cfg(any(test, feature = "zfs"))]
+mod device;
 #[cfg(any(feature = "btrfs", feature = "dir"))]
 mod directory;
+#[cfg(any(test, feature = "zfs"))]
+mod file_system;
 mod in_kernel;
 mod namespaces;
 #[cfg(any(feature = "btrfs", feature = "dir"))]
 mod place;
 mod process;
+#[cfg(any(test, feature = "zfs"))]
+mod propagation;
 #[cfg(feature = "btrfs")]
 mod tables;
 
@@ -15,6 +21,8 @@ use std::io;
 
 #[cfg(any(feature = "btrfs", feature = "dir"))]
 pub(crate) use directory::find;
+#[cfg(any(test, feature = "zfs"))]
+pub(crate) use file_system::{FileSystem, of_file_system};
 #[cfg(feature = "btrfs")]
 pub(crate) use tables::Tables;
 

@@ -77,7 +77,7 @@ mod tests {
 
     fn mount(id: u64, parent: u64, device: &str, root: &str, point: &str) -> Mount {
         let [device, root, point] = [device, root, point].map(|field| field.as_bytes().to_vec());
-        Mount { id, parent, device, root, point }
+        Mount { id, parent, device, root, point, ..Mount::default() }
     }
 
     fn points(set: BTreeSet<Vec<u8>>) -> Vec<String> {
