@@ -33,7 +33,7 @@ pub(crate) mod rename;
 pub(crate) mod sync;
 #[cfg(feature = "tar")]
 pub(crate) mod umask;
-#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar", feature = "zfs"))]
 #[cfg_attr(
     not(any(feature = "btrfs", feature = "dir")),
     allow(dead_code, reason = "the unpacker removes trees, and needs no more of it")

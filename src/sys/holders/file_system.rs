@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 
 use nix::fcntl::AT_FDCWD;
 
-use super::namespaces::{Namespace, Namespaces};
+use super::namespaces::Namespaces;
 use super::process::{Target, holding, link};
 use super::propagation::{ById, Copies, by_id};
 use super::{Found, device, in_kernel};
@@ -42,7 +42,8 @@ pub(crate) fn of_file_system(file_system: &FileSystem<'_>, ours: &[u64]) -> Resu
     let mut found = Found::default();
     let mut seen = Vec::new();
     for namespace in &namespaces.all {
-        let on = OnDevices::new(&devices, namespace, me);
+        let own = views(namespaces.own(), &devices);
+        let on = OnDevices { devices: &devices, views: views(&namespace.mounts, &devices), own, me };
         if !on.views.is_empty() {
             let table = by_id(&namespace.mounts);
             let is_ours = |mount: &Mount| ours.contains(&mount.id) || copies.contain(mount, &table);
@@ -52,7 +53,7 @@ pub(crate) fn of_file_system(file_system: &FileSystem<'_>, ours: &[u64]) -> Resu
         seen.push(on);
     }
     holding(&seen, &namespaces.processes).into_iter().for_each(|process| found.add(process));
-    let shown = |file: &[u8]| seen.first().is_some_and(|own| own.views.iter().any(|view| below(file, &view.point).is_some()));
+    let shown = |file: &[u8]| seen.first().is_some_and(|own| through(&own.views, file).is_some());
     in_kernel::add_devices(&mut found, |name, file| {
         device::behind_loop(name).map_or_else(|| shown(file), |on| devices.contains(&on))
     });
@@ -77,16 +78,13 @@ fn devices(file_system: &FileSystem<'_>, namespaces: &Namespaces) -> Vec<Device>
 /// The file system as one namespace shows it.
 struct OnDevices<'a> {
     devices: &'a [Device],
+    /// The mounts of it in this namespace, and in the caller's.
     views: Vec<&'a Mount>,
+    own: Vec<&'a Mount>,
     me: Option<u32>,
 }
 
-impl<'a> OnDevices<'a> {
-    fn new(devices: &'a [Device], namespace: &'a Namespace, me: Option<u32>) -> Self {
-        let on = |mount: &&Mount| numbers(&mount.device, 10).is_some_and(|device| devices.contains(&device));
-        OnDevices { devices, views: namespace.mounts.iter().filter(on).collect(), me }
-    }
-
+impl OnDevices<'_> {
     /// Whether a mount shows the file system, or hangs on one that does.
     fn is_or_is_inside(&self, mount: &Mount, table: &ById<'_>) -> bool {
         let up = |mount: &&Mount| table.get(&mount.parent).copied();
@@ -96,13 +94,21 @@ impl<'a> OnDevices<'a> {
 
     /// A path from the top of the file system; one that no mount explains is taken to be that already.
     fn named(&self, path: &[u8]) -> Vec<u8> {
-        let inside = self.views.iter().filter_map(|view| Some((view, below(path, &view.point)?)));
-        let path = match inside.max_by_key(|(view, _)| view.point.len()) {
-            Some((view, rest)) => join(&view.root, rest),
-            None => path.to_owned(),
-        };
+        // What another handed to the process has the path that the other's namespace gives it.
+        let path = through(&self.views, path).or_else(|| through(&self.own, path)).unwrap_or_else(|| path.to_owned());
         path.strip_prefix(b"/").map_or_else(|| path.clone(), <[u8]>::to_vec)
     }
+}
+
+/// The mounts of a namespace that show a file system.
+fn views<'a>(mounts: &'a [Mount], devices: &[Device]) -> Vec<&'a Mount> {
+    mounts.iter().filter(|mount| numbers(&mount.device, 10).is_some_and(|device| devices.contains(&device))).collect()
+}
+
+/// What `path` is in the file system, if one of its mounts explains it: the one that lies deepest.
+fn through(views: &[&Mount], path: &[u8]) -> Option<Vec<u8>> {
+    let inside = views.iter().filter_map(|view| Some((view, below(path, &view.point)?)));
+    inside.max_by_key(|(view, _)| view.point.len()).map(|(view, rest)| join(&view.root, rest))
 }
 
 impl Target for OnDevices<'_> {

@@ -186,12 +186,9 @@ fn what_the_kernel_copies_goes_with_ours() {
         let mut enter = Command::new("nsenter");
         enter.args(["-m", "-t", &slave.0.id().to_string(), "unshare", "-m", "--propagation", "slave"]);
         let other = spawn(enter.args(["sleep", "60"]));
-        let namespace = |child: &Reaped| fs::read_link(format!("/proc/{}/ns/mnt", child.0.id())).ok();
-        until(|| {
-            namespace(&other).is_some_and(|own| {
-                Some(&own) != namespace(&slave).as_ref() && own != fs::read_link("/proc/thread-self/ns/mnt").unwrap()
-            })
-        });
+        let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+        let known = [namespace("thread-self"), namespace(&slave.0.id().to_string())];
+        until(|| !known.contains(&namespace(&other.0.id().to_string())));
 
         let fs = Mounted::tmpfs(dir);
         let all = of_file_system(&fs.named(None), &[]).unwrap();
@@ -202,24 +199,11 @@ fn what_the_kernel_copies_goes_with_ours() {
         assert_eq!(fs.holders(), []);
         // What else of it is mounted there does not go.
         let part = dir.join("part");
-        run(
-            "nsenter",
-            &["-m", "-t", &slave.0.id().to_string(), "mount", "--bind"]
-                .map(OsStr::new)
-                .into_iter()
-                .chain([fs.at.as_os_str(), part.as_os_str()])
-                .collect::<Vec<_>>(),
-        );
+        let in_slave = |args: &[&OsStr]| run("nsenter", &[&["-m", "-t", &slave.0.id().to_string()].map(OsStr::new), args].concat());
+        in_slave(&["mount".as_ref(), "--bind".as_ref(), fs.at.as_ref(), part.as_ref()]);
         let found = fs.holders();
         assert!(found.contains(&on(&part, Some(&slave))) && !found.contains(&on(&fs.at, Some(&slave))), "{found:?}");
-        run(
-            "nsenter",
-            &["-m", "-t", &slave.0.id().to_string(), "umount"]
-                .map(OsStr::new)
-                .into_iter()
-                .chain([part.as_os_str()])
-                .collect::<Vec<_>>(),
-        );
+        in_slave(&["umount".as_ref(), part.as_ref()]);
         assert_eq!(fs.holders(), []);
         // As the kernel has it.
         umount2(&fs.at, MntFlags::empty()).unwrap();
