@@ -21,7 +21,7 @@ use std::io;
 
 #[cfg(any(feature = "btrfs", feature = "dir"))]
 pub(crate) use directory::find;
-#[cfg(any(test, feature = "zfs"))]
+#[cfg(feature = "zfs")]
 pub(crate) use file_system::{FileSystem, of_file_system};
 #[cfg(feature = "btrfs")]
 pub(crate) use tables::Tables;
