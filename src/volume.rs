@@ -36,7 +36,8 @@ pub use self::values::*;
 /// A swap: `lock`, `names`, `capture`, `stage`, *(the caller fills the directory)*, `seal`, then `exchange`, or `rename(Live, Retired)`
 /// and `rename(Staged, Live)`, then `purge` and `discard` of the old root. In place: `lock`, `names`, `capture`,
 /// `rename(Live, Retired)`, `purge` if snapshots are [`SnapshotSupport::Dependent`], `discard(Retired)`, `stage`, *fill*, `seal`,
-/// `rename(Staged, Live)`, and `purge` if they are [`SnapshotSupport::Independent`], so that they outlive a rebuild that fails.
+/// `rename(Staged, Live)`, and `purge` if they are [`SnapshotSupport::Independent`], so that they outlive a rebuild that fails. Within the live
+/// root: `lock`, `names`, `capture`, `stage`, *fill*, `seal`, `exchange`.
 pub trait RebuildableVolume: fmt::Debug + Send {
     /// The volume's identity.
     ///

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::ContentsPolicy;
 use super::Options;
 use super::growth;
-use super::plan::{CommitKind, Plan, Purpose, Step, stage_spec, wait_for_holders};
+use super::plan::{CommitKind, Plan, Purpose, Step, refuse_new_snapshots, stage_spec, wait_for_holders};
 use super::policy::{SnapshotPolicy, Strategy};
 use super::recover::Recovery;
 use super::report::{Clock, Disposal, Made, Report};
@@ -16,7 +16,7 @@ use crate::image::Image;
 use crate::progress::{Event, Phase, Wait};
 use crate::record::ImageRecord;
 use crate::size::ByteSize;
-use crate::volume::{RebuildableVolume, Removal, RootMetadata, Slot, Warning};
+use crate::volume::{Placement, RebuildableVolume, Removal, RootMetadata, Slot, Warning};
 
 /// How far a rebuild has come: what a failure at this point means for the volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,12 @@ enum Done {
     Unclear(Error),
 }
 
+/// Whether a staged root is gone.
+enum Discarded {
+    Yes,
+    No,
+}
+
 pub(super) struct Execution<'a> {
     volume: &'a mut dyn RebuildableVolume,
     #[cfg_attr(not(feature = "tar"), allow(dead_code, reason = "without streams there is nothing to read"))]
@@ -60,6 +66,7 @@ pub(super) struct Execution<'a> {
     /// When the plan was made, and so the holders were asked for.
     looked: Instant,
     root: Option<OwnedFd>,
+    placement: Placement,
     old_root: Option<Slot>,
     report: Report,
 }
@@ -104,6 +111,7 @@ impl<'a> Execution<'a> {
             exists,
             looked: Instant::now(),
             root: None,
+            placement: Placement::Beside,
             old_root: None,
             report,
         }
@@ -137,7 +145,8 @@ impl<'a> Execution<'a> {
             Step::Retire => self.retire(),
             Step::RemoveRetired => self.remove(Slot::Retired),
             Step::RemoveStaged => self.remove(Slot::Staged),
-            Step::Stage(size) => self.stage(size),
+            Step::Stage(size) => self.stage(size, Placement::Beside),
+            Step::StageWithin(size) => self.stage(size, Placement::Within),
             Step::Clone(size) => self.clone_base(size),
             Step::Fill => self.fill(),
             Step::Seal => self.seal(),
@@ -188,9 +197,10 @@ impl<'a> Execution<'a> {
         }
     }
 
-    fn stage(&mut self, size: Option<ByteSize>) -> Result<()> {
+    fn stage(&mut self, size: Option<ByteSize>, placement: Placement) -> Result<()> {
         self.begin_staging();
-        self.root = Some(self.volume.stage(&stage_spec(size, None))?);
+        self.placement = placement;
+        self.root = Some(self.volume.stage(&stage_spec(size, None, placement))?);
         Ok(())
     }
 
@@ -198,7 +208,7 @@ impl<'a> Execution<'a> {
     fn clone_base(&mut self, mut size: Option<ByteSize>) -> Result<()> {
         self.begin_staging();
         loop {
-            let spec = stage_spec(size, self.plan.base.clone());
+            let spec = stage_spec(size, self.plan.base.clone(), Placement::Beside);
             let error = match self.volume.stage(&spec) {
                 Ok(_) => break,
                 Err(error) => error,
@@ -274,6 +284,9 @@ impl<'a> Execution<'a> {
         // The last moment: whoever came to hold the volume while it was filled is asked to go first.
         if self.exists && self.plan.strategy == Strategy::Swap && !self.has_just_looked() {
             wait_for_holders(self.volume, &self.busy_wait(), Purpose::Rebuild)?;
+            if self.placement == Placement::Beside {
+                refuse_new_snapshots(self.volume, &self.plan.snapshots)?;
+            }
         }
         if self.reached == Reached::WithoutRoot {
             // To stop here would be to throw away the only root there is.
@@ -286,6 +299,7 @@ impl<'a> Execution<'a> {
             CommitKind::Exchange => self.exchange(),
             CommitKind::TwoRenames => self.rename_twice(),
             CommitKind::Rename => self.rename(Slot::Staged, Slot::Live),
+            CommitKind::Within => self.exchange_within(),
         };
         match done {
             Done::Yes => {
@@ -311,28 +325,40 @@ impl<'a> Execution<'a> {
     }
 
     fn exchange(&mut self) -> Done {
-        let identity = self.volume.identity(Slot::Staged);
-        let staged = match identity {
+        match self.try_exchange() {
+            Ok(Done::Yes) => {
+                self.old_root = Some(Slot::Staged);
+                Done::Yes
+            }
+            Ok(other) => other,
+            Err(_) => self.rename_twice(),
+        }
+    }
+
+    /// The old root goes with the snapshot that kept it.
+    fn exchange_within(&mut self) -> Done {
+        self.try_exchange().unwrap_or_else(Done::No)
+    }
+
+    /// Exchanges, and finds out by the identities what an error was worth. `Err`: it cannot be done here.
+    fn try_exchange(&mut self) -> Result<Done> {
+        let staged = match self.volume.identity(Slot::Staged) {
             Ok(staged) => staged,
-            Err(error) => return Done::No(error),
+            Err(error) => return Ok(Done::No(error)),
         };
         let error = match self.volume.exchange() {
-            Ok(()) => {
-                self.old_root = Some(Slot::Staged);
-                return Done::Yes;
-            }
-            Err(error) if error.kind() == ErrorKind::Unsupported => return self.rename_twice(),
+            Ok(()) => return Ok(Done::Yes),
+            Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
             Err(error) => error,
         };
-        match self.volume.identity(Slot::Live) {
+        Ok(match self.volume.identity(Slot::Live) {
             Ok(live) if live == staged => {
-                self.old_root = Some(Slot::Staged);
                 self.warn(Warning::new("the exchange took place although it returned an error").with_error(error));
                 Done::Yes
             }
             Ok(_) => Done::No(error),
             Err(_) => Done::Unclear(error),
-        }
+        })
     }
 
     fn rename_twice(&mut self) -> Done {
@@ -425,10 +451,13 @@ impl<'a> Execution<'a> {
         let nothing_before = if self.report.recovered.is_without_root() { Some(Outcome::NoRoot) } else { None };
         let (outcome, remedy) = match self.reached {
             Reached::Nothing => (nothing_before.unwrap_or(Outcome::Untouched), None),
-            Reached::Staging => {
-                self.discard_staged();
-                (nothing_before.unwrap_or(Outcome::RolledBack), None)
-            }
+            Reached::Staging => match self.discard_staged() {
+                // What bears the volume's name is the unfinished root.
+                Discarded::No if self.placement == Placement::Within => {
+                    (Outcome::Interrupted, Some("remove the cause and run recover, which brings the old root back"))
+                }
+                Discarded::Yes | Discarded::No => (nothing_before.unwrap_or(Outcome::RolledBack), None),
+            },
             Reached::Retired => match self.rename(Slot::Retired, Slot::Live) {
                 Done::Yes => (Outcome::RolledBack, None),
                 // Recover would roll it back only where removal is atomic; elsewhere it cannot know that the root is whole.
@@ -440,7 +469,7 @@ impl<'a> Execution<'a> {
                 }
             },
             Reached::WithoutRoot => {
-                self.discard_staged();
+                let _ = self.discard_staged();
                 (Outcome::NoRoot, None)
             }
             Reached::Sealed => {
@@ -456,11 +485,13 @@ impl<'a> Execution<'a> {
         self.explain(error).with_outcome(outcome)
     }
 
-    fn discard_staged(&mut self) {
-        let Ok(names) = self.volume.names() else { return };
+    fn discard_staged(&mut self) -> Discarded {
+        let Ok(names) = self.volume.names() else { return Discarded::No };
         if names.staged && self.discard(Slot::Staged).is_err() {
             crate::trace::warning!(volume = %self.plan.volume, "the staged root could not be removed; recover tries again");
+            return Discarded::No;
         }
+        Discarded::Yes
     }
 
     fn explain(&self, error: Error) -> Error {

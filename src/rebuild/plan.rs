@@ -11,7 +11,8 @@ use crate::progress::Wait;
 use crate::record::Origin;
 use crate::size::ByteSize;
 use crate::volume::{
-    Cloning, Commit, Holder, Names, RebuildableVolume, Sizing, Snapshot, SnapshotSupport, StageSpec, Usage, UsageDetail, VolumeId,
+    Cloning, Commit, Holder, Names, Placement, RebuildableVolume, Sizing, Snapshot, SnapshotSupport, StageSpec, Usage, UsageDetail,
+    VolumeId,
 };
 
 /// What a rebuild is going to do: the result of all checks, and the steps that [`Rebuild::run`](crate::Rebuild::run) then executes.
@@ -62,6 +63,8 @@ pub enum Step {
     Stage(Option<ByteSize>),
     /// Make a staged root that is a clone of the base, with this size if one was asked for.
     Clone(Option<ByteSize>),
+    /// Take a snapshot that brings the old root back, and empty the live one, with this size if one was asked for.
+    StageWithin(Option<ByteSize>),
     /// Unpack the image into it, or copy the base.
     Fill,
     /// Apply the kept properties, record the image, wait for the disk.
@@ -85,6 +88,8 @@ pub enum CommitKind {
     TwoRenames,
     /// Rename the staged root: no live one is in the way.
     Rename,
+    /// Let go of the snapshot that would bring the old root back.
+    Within,
 }
 
 /// Whether an image fits.
@@ -131,6 +136,7 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let strategy = match self.strategy {
+            _ if self.steps.iter().any(|step| matches!(step, Step::StageWithin(_))) => "within the old root's own place",
             Strategy::Swap => "beside the old root",
             Strategy::InPlace => "in place of the old root",
         };
@@ -176,11 +182,16 @@ impl fmt::Display for Step {
             Step::Stage(Some(size)) => write!(f, "make an empty staged root of {size}"),
             Step::Clone(None) => f.write_str("clone the base as the staged root"),
             Step::Clone(Some(size)) => write!(f, "clone the base as a staged root of {size}"),
+            Step::StageWithin(None) => f.write_str("take a snapshot that brings the old root back, and empty the live one"),
+            Step::StageWithin(Some(size)) => {
+                write!(f, "take a snapshot that brings the old root back, and empty the live one, with a size of {size}")
+            }
             Step::Fill => f.write_str("fill it from the image"),
             Step::Seal => f.write_str("apply what is kept, record the image, and wait for the disk"),
             Step::Commit(CommitKind::Exchange) => f.write_str("exchange the live and the staged root"),
             Step::Commit(CommitKind::TwoRenames) => f.write_str("rename the live root away and the staged root to its name"),
             Step::Commit(CommitKind::Rename) => f.write_str("rename the staged root to the volume's name"),
+            Step::Commit(CommitKind::Within) => f.write_str("let go of the snapshot that would bring the old root back"),
             Step::Purge => f.write_str("destroy the snapshots"),
             Step::Dispose => f.write_str("remove the old root"),
         }
@@ -242,7 +253,9 @@ pub(super) fn make(
     #[cfg(feature = "tar")]
     super::base::check_options(image, options)?;
     let base = base_of(image);
-    let cloned = base.clone().filter(|_| capabilities.cloning == Cloning::Instant);
+    let placement = placement(options, capabilities.snapshots, live)?;
+    let within = placement == Placement::Within;
+    let cloned = base.clone().filter(|_| capabilities.cloning == Cloning::Instant && !within);
     if options.strategy == Strategy::InPlace && !image.is_rereadable() {
         let (why, remedy) = match image.origin() {
             Origin::Stream(_) => ("it is a stream", "save the image to a file, or rebuild by swap"),
@@ -257,12 +270,12 @@ pub(super) fn make(
     let detail = if options.strategy == Strategy::InPlace { UsageDetail::Full } else { detail };
     let usage = volume.usage(detail)?;
     check_shrink(options.size, usage.size)?;
-    check_spec(volume, options, &cloned, usage.size)?;
+    check_spec(volume, options, placement, &cloned, usage.size)?;
 
     let mut steps: Vec<_> = recovery.into_iter().filter(|action| *action != RecoverAction::NoRoot).map(Step::Recover).collect();
     let in_place = options.strategy == Strategy::InPlace && live;
     let purge = options.snapshots == SnapshotPolicy::Purge && !snapshots.is_empty();
-    let bound = snapshots.iter().any(|snapshot| snapshot.support.unwrap_or(capabilities.snapshots) == SnapshotSupport::Dependent);
+    let bound = snapshots.iter().any(|snapshot| snapshot.support.unwrap_or(capabilities.snapshots).is_bound());
     // What is left without a live root may still be a whole one: it does not go for an image that turns out to be unusable.
     let checkable = !image.is_empty() && cloned.is_none();
     if (options.strategy == Strategy::InPlace || without_root && image.is_rereadable()) && checkable {
@@ -277,20 +290,21 @@ pub(super) fn make(
         steps.extend((purge && bound).then_some(Step::Purge));
         steps.push(Step::RemoveRetired);
     }
-    if cloned.is_some() {
-        steps.push(Step::Clone(options.size));
-    } else {
-        steps.push(Step::Stage(options.size));
-        steps.extend((!image.is_empty()).then_some(Step::Fill));
-    }
+    steps.push(match placement {
+        _ if cloned.is_some() => Step::Clone(options.size),
+        Placement::Beside => Step::Stage(options.size),
+        Placement::Within => Step::StageWithin(options.size),
+    });
+    steps.extend((cloned.is_none() && !image.is_empty()).then_some(Step::Fill));
     steps.push(Step::Seal);
     steps.push(Step::Commit(match capabilities.commit {
         _ if in_place || !live => CommitKind::Rename,
+        _ if within => CommitKind::Within,
         Commit::Exchange => CommitKind::Exchange,
         Commit::TwoRenames => CommitKind::TwoRenames,
     }));
     steps.extend((purge && !(in_place && bound)).then_some(Step::Purge));
-    steps.extend((live && !in_place && options.dispose == Dispose::Wait).then_some(Step::Dispose));
+    steps.extend((live && !in_place && !within && options.dispose == Dispose::Wait).then_some(Step::Dispose));
 
     let plan = Plan {
         volume: volume.id(),
@@ -308,22 +322,45 @@ pub(super) fn make(
     Ok(plan)
 }
 
+/// Where the new root is made.
+fn placement(options: &Options, support: SnapshotSupport, live: bool) -> Result<Placement> {
+    if options.snapshots != SnapshotPolicy::Keep || support != SnapshotSupport::Within || !live {
+        return Ok(Placement::Beside);
+    }
+    match options.strategy {
+        Strategy::Swap => Ok(Placement::Within),
+        Strategy::InPlace => Err(Error::new(
+            ErrorKind::Unsupported,
+            "keep the snapshots",
+            "they go with the root, which an in-place rebuild removes first",
+        )
+        .with_remedy("rebuild by swap, or choose to purge the snapshots")),
+    }
+}
+
 /// What a staged root of this size has to be, a clone of this base or empty.
-pub(super) fn stage_spec(size: Option<ByteSize>, base: Option<VolumeId>) -> StageSpec {
-    let mut spec = StageSpec::new();
+pub(super) fn stage_spec(size: Option<ByteSize>, base: Option<VolumeId>, placement: Placement) -> StageSpec {
+    let mut spec = StageSpec::new().with_placement(placement);
     spec.size = size;
     spec.base = base;
     spec
 }
 
 /// Refuses what the backend is known to refuse, also by the largest size that the volume may be grown to.
-fn check_spec(volume: &dyn RebuildableVolume, options: &Options, base: &Option<VolumeId>, current: Option<ByteSize>) -> Result<()> {
-    let error = match volume.check_spec(&stage_spec(options.size, base.clone())) {
+fn check_spec(
+    volume: &dyn RebuildableVolume,
+    options: &Options,
+    placement: Placement,
+    base: &Option<VolumeId>,
+    current: Option<ByteSize>,
+) -> Result<()> {
+    let spec = |size| stage_spec(size, base.clone(), placement);
+    let error = match volume.check_spec(&spec(options.size)) {
         Err(error) if matches!(error.kind(), ErrorKind::NoSpace(_)) => error,
         checked => return checked,
     };
     match (options.size.or(current), options.max_size) {
-        (Some(now), Some(max)) if now < max => volume.check_spec(&stage_spec(Some(max), base.clone())),
+        (Some(now), Some(max)) if now < max => volume.check_spec(&spec(Some(max))),
         _ => Err(error),
     }
 }
@@ -384,8 +421,7 @@ fn check_snapshots(volume: &dyn RebuildableVolume, policy: SnapshotPolicy, suppo
     }
     let has = |what: &str| format!("the volume has {what}: {}", list(&snapshots));
     match policy {
-        SnapshotPolicy::Refuse => Err(Error::new(ErrorKind::HasSnapshots, "rebuild", has("snapshots"))
-            .with_remedy("delete them, or choose to purge or to keep the snapshots")),
+        SnapshotPolicy::Refuse => Err(has_snapshots(has("snapshots"))),
         SnapshotPolicy::Keep if support == SnapshotSupport::Dependent => {
             Err(Error::new(ErrorKind::Unsupported, "keep the snapshots", has("snapshots that go with its root"))
                 .with_remedy("delete them, or choose to purge the snapshots"))
@@ -406,6 +442,24 @@ fn check_snapshots(volume: &dyn RebuildableVolume, policy: SnapshotPolicy, suppo
             None => Ok(snapshots),
         },
     }
+}
+
+fn has_snapshots(message: String) -> Error {
+    Error::new(ErrorKind::HasSnapshots, "rebuild", message).with_remedy("delete them, or choose to purge or to keep the snapshots")
+}
+
+/// Refuses to commit where snapshots that go with the old root were taken since the plan was made: nobody decided that they may go.
+pub(super) fn refuse_new_snapshots(volume: &dyn RebuildableVolume, planned: &[Snapshot]) -> Result<()> {
+    let support = volume.capabilities().snapshots;
+    if !support.is_bound() {
+        return Ok(());
+    }
+    let new: Vec<_> =
+        volume.snapshots()?.into_iter().filter(|snapshot| !planned.iter().any(|known| known.name == snapshot.name)).collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    Err(has_snapshots(format!("snapshots were taken while the new root was made: {}", list(&new))))
 }
 
 /// Waits until nobody holds the volume.

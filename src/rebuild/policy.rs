@@ -10,7 +10,8 @@ pub enum SnapshotPolicy {
     Refuse,
     /// They are destroyed once the new root is live: exactly those that the plan names. Refused if something depends on one.
     Purge,
-    /// They stay. Refused where the backend cannot keep them.
+    /// They stay. Refused where the backend cannot keep them. Where they are bound to a root that can be rebuilt where it stands
+    /// ([`SnapshotSupport::Within`](crate::volume::SnapshotSupport::Within)), that is done, whether there are any or not.
     Keep,
 }
 

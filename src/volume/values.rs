@@ -211,6 +211,15 @@ pub enum SnapshotSupport {
     Independent,
     /// Bound to the root: they go with it.
     Dependent,
+    /// Bound to the root as well; but it can be rebuilt where it stands ([`Placement::Within`]), and they stay.
+    Within,
+}
+
+impl SnapshotSupport {
+    /// Whether a snapshot goes with the root that it was taken of.
+    pub fn is_bound(self) -> bool {
+        self != SnapshotSupport::Independent
+    }
 }
 
 /// Whether a volume has a size of its own.
@@ -402,14 +411,30 @@ impl Usage {
     }
 }
 
+/// Where a new root is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum Placement {
+    /// Beside the live root, under a name of its own.
+    #[default]
+    Beside,
+    /// In the live root, emptied, while a snapshot keeps what it held: with it the volume's snapshots and its identity stay. Until the
+    /// [exchange](RebuildableVolume::exchange), which lets go of that snapshot, there is a staged root, and
+    /// to [discard](RebuildableVolume::discard) it is to bring back what the snapshot holds.
+    Within,
+}
+
 /// What a staged root has to be.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct StageSpec {
     /// Its size or limit; `None` keeps the live root's, or takes the backend's default. Never set for [`Sizing::Unsized`].
     pub size: Option<ByteSize>,
-    /// The base that it is a clone of; `None`: it is empty. Never set for [`Cloning::Copied`].
+    /// The base that it is a clone of; `None`: it is empty. Never set for [`Cloning::Copied`], nor within the live root.
     pub base: Option<VolumeId>,
+    /// Where it is made. [`Placement::Within`] is asked for only of a volume that has a live root and [`SnapshotSupport::Within`].
+    pub placement: Placement,
 }
 
 impl StageSpec {
@@ -422,6 +447,13 @@ impl StageSpec {
     #[must_use]
     pub fn with_size(mut self, size: ByteSize) -> Self {
         self.size = Some(size);
+        self
+    }
+
+    /// Sets [`StageSpec::placement`].
+    #[must_use]
+    pub fn with_placement(mut self, placement: Placement) -> Self {
+        self.placement = placement;
         self
     }
 
