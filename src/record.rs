@@ -1,6 +1,6 @@
 //! What a root was filled from, stored with it by the backend.
 
-#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar", feature = "zfs"))]
 use std::ffi::CStr;
 use std::ffi::OsString;
 use std::fmt;
@@ -113,7 +113,7 @@ impl fmt::Display for Origin {
 }
 
 /// The attributes of a root directory that hold its record where it has no better place, the trusted one first: only root can write that.
-#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar", feature = "zfs"))]
 pub(crate) const ATTRIBUTES: [&CStr; 2] = [c"trusted.reroot.image", c"user.reroot.image"];
 
 const HEADER: &[u8] = b"reroot 1";

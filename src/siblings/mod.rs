@@ -4,7 +4,6 @@
 //! names with these endings are reserved.
 
 pub(crate) mod bases;
-pub(crate) mod properties;
 pub(crate) mod snapshots;
 
 use std::ffi::{CString, OsStr, OsString};
@@ -18,14 +17,13 @@ use nix::sys::stat::{Mode, SFlag, fstatat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::syncfs;
 
-use self::properties::Properties;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Wait;
+use crate::properties::{self, Properties};
 use crate::record::ImageRecord;
 use crate::size::ByteSize;
 use crate::sys::call::retry;
 use crate::sys::lock::{self, FileLock};
-use crate::sys::xattr::{self, Target};
 use crate::sys::{attr, holders, rename, walk};
 use crate::text::Escaped;
 use crate::volume::{Commit, Holder, Names, RootMetadata, Slot, Usage, UsageDetail, VolumeId, VolumeLock, Warning};
@@ -263,13 +261,11 @@ impl Siblings {
     pub(crate) fn record(&self) -> Result<Option<ImageRecord>> {
         const OPERATION: &str = "read the record of the image";
         let Some(root) = self.open_live_or_retired(OPERATION)? else { return Ok(None) };
-        for name in properties::believable_records() {
-            let value = xattr::get(Target::Fd(root.as_fd()), name);
-            if let Some(value) = value.map_err(|error| self.failed(OPERATION, "cannot read an extended attribute", error))? {
-                return ImageRecord::from_bytes(&value).map(Some).map_err(|error| error.with_context("volume", self.id()));
-            }
+        let stored = properties::stored_record(root.as_fd());
+        match stored.map_err(|error| self.failed(OPERATION, "cannot read an extended attribute", error))? {
+            Some(bytes) => ImageRecord::from_bytes(&bytes).map(Some).map_err(|error| error.with_context("volume", self.id())),
+            None => Ok(None),
         }
-        Ok(None)
     }
 
     pub(crate) fn rename(&self, from: Slot, to: Slot) -> Result<()> {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use nix::sys::stat::{Mode, fchmod, fstat};
-#[cfg(feature = "btrfs")]
+#[cfg(any(feature = "btrfs", feature = "zfs"))]
 use nix::unistd::getegid;
 use nix::unistd::{Gid, Uid, fchown, geteuid};
 
@@ -20,10 +20,20 @@ use crate::volume::Warning;
 ///
 /// Who has root in the container owns the root directory and can set its user attributes. Whoever could have set the trusted one therefore
 /// reads no other; an ordinary user, or root in a user namespace, has nothing better.
-pub(crate) fn believable_records() -> &'static [&'static CStr] {
+fn believable_records() -> &'static [&'static CStr] {
     const INITIAL_NAMESPACE: [&str; 3] = ["0", "0", "4294967295"];
     let initial = std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.split_whitespace().eq(INITIAL_NAMESPACE));
     if geteuid().is_root() && initial { &ATTRIBUTES[..1] } else { &ATTRIBUTES }
+}
+
+/// The record that a root directory has, as it was stored, by whom the caller may believe.
+pub(crate) fn stored_record(root: BorrowedFd<'_>) -> io::Result<Option<Vec<u8>>> {
+    for name in believable_records() {
+        if let Some(value) = xattr::get(Target::Fd(root), name)? {
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
 }
 
 const ACCESS_ACL: &CStr = c"system.posix_acl_access";
@@ -134,14 +144,14 @@ fn mode_of(found: u32) -> u32 {
 }
 
 /// What a filled directory that will be closed would be open to.
-#[cfg(feature = "btrfs")]
+#[cfg(any(feature = "btrfs", feature = "zfs"))]
 pub(crate) fn top_of(root: BorrowedFd<'_>) -> io::Result<Top> {
     let stat = fstat(root)?;
     Ok(Top { mode: mode_of(stat.st_mode & 0o7777), uid: stat.st_uid, gid: stat.st_gid })
 }
 
 /// Closes a filled directory to everyone but the caller, so that whatever it is cloned to is closed from its first moment.
-#[cfg(feature = "btrfs")]
+#[cfg(any(feature = "btrfs", feature = "zfs"))]
 pub(crate) fn close(root: BorrowedFd<'_>) -> io::Result<()> {
     fchown(root, Some(geteuid()), Some(getegid()))?;
     Ok(fchmod(root, Mode::S_IRWXU)?)
