@@ -331,6 +331,7 @@ pub(crate) struct Finished {
 
 impl Finished {
     /// What it exited with; `None` if a signal ended it.
+    #[cfg(test)]
     pub(crate) fn code(&self) -> Option<i32> {
         self.status.code()
     }

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar", feature = "zfs"))]
 #[cfg_attr(
     not(any(feature = "btrfs", feature = "dir")),
     allow(dead_code, reason = "the unpacker removes trees, and needs no more of it")
@@ -15,6 +15,8 @@ pub(crate) mod call;
 pub(crate) mod clone;
 #[cfg(any(test, feature = "zfs"))]
 pub(crate) mod command;
+#[cfg(feature = "zfs")]
+pub(crate) mod detached;
 #[cfg(any(feature = "btrfs", feature = "dir", feature = "zfs"))]
 pub(crate) mod holders;
 pub(crate) mod lock;
@@ -25,7 +27,11 @@ mod maps;
     allow(dead_code, reason = "locks and the unpacker need no more of it than where something is mounted")
 )]
 pub(crate) mod mounts;
-#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar", feature = "zfs"))]
+#[cfg_attr(
+    not(any(feature = "btrfs", feature = "dir", feature = "tar")),
+    allow(dead_code, reason = "datasets go whole: only what is in one is removed entry by entry")
+)]
 pub(crate) mod remove;
 #[cfg(any(feature = "btrfs", feature = "dir"))]
 pub(crate) mod rename;
@@ -39,5 +45,7 @@ pub(crate) mod umask;
     allow(dead_code, reason = "the unpacker removes trees, and needs no more of it")
 )]
 pub(crate) mod walk;
-#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar", feature = "conformance"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar", feature = "zfs", feature = "conformance"))]
 pub(crate) mod xattr;
+#[cfg(feature = "zfs")]
+pub(crate) mod zfs;

@@ -70,6 +70,25 @@ fn remove_opened(parent: BorrowedFd<'_>, name: &CStr) -> Result<u64> {
         Ok(None) | Err(Errno::ENOENT) => return Ok(0),
         Err(error) => return Err(refused(name.to_bytes(), b"", error)),
     };
+    let removed = remove_below(top, name, None)?;
+    match unlink(parent, name, UnlinkatFlags::RemoveDir) {
+        Ok(()) => Ok(removed + 1),
+        Err(Errno::ENOENT) => Ok(removed),
+        Err(error) => Err(refused(name.to_bytes(), b"", error)),
+    }
+}
+
+/// Removes everything in a directory that is the top of a file system, but for `spared`, which the file system itself shows there.
+///
+/// As [`remove_tree`]; an interrupted removal leaves a part.
+#[cfg(feature = "zfs")]
+pub(crate) fn empty(top: &OwnedFd, spared: &CStr) -> Result<u64> {
+    let top = top.try_clone().map_err(|error| Error::io(OPERATION, "cannot open it again", error))?;
+    remove_below(top, c"", Some(spared))
+}
+
+/// Removes what is in a directory.
+fn remove_below(top: OwnedFd, name: &CStr, spared: Option<&CStr>) -> Result<u64> {
     let failed = |error: io::Error| Error::io(OPERATION, "cannot read it", error);
     let mut walk = Walk::new(top, name, Order::Inodes).map_err(failed)?;
     let mut removed = 0u64;
@@ -78,18 +97,14 @@ fn remove_opened(parent: BorrowedFd<'_>, name: &CStr) -> Result<u64> {
             Error::io(OPERATION, "cannot read a directory", error).with_context("path", Escaped(&walk.path()))
         };
         match walk.advance() {
+            Ok(Some(_)) if spared.is_some_and(|spared| walk.is_at_top() && walk.name() == spared) => {}
             Ok(Some(kind)) => removed += remove_entry(&mut walk, kind)?,
             Ok(None) => match walk.leave().map_err(|error| at(&walk, error))? {
                 Some(left) => removed += remove_left(&mut walk, left)?,
-                None => break,
+                None => return Ok(removed),
             },
             Err(error) => return Err(at(&walk, error)),
         }
-    }
-    match unlink(parent, name, UnlinkatFlags::RemoveDir) {
-        Ok(()) => Ok(removed + 1),
-        Err(Errno::ENOENT) => Ok(removed),
-        Err(error) => Err(refused(name.to_bytes(), b"", error)),
     }
 }
 

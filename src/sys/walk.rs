@@ -92,6 +92,12 @@ impl Walk {
         Ok(walk)
     }
 
+    /// Whether it is in the directory that it started at.
+    #[cfg_attr(not(feature = "zfs"), allow(dead_code, reason = "only a file system's top has what is not to be touched"))]
+    pub(crate) fn is_at_top(&self) -> bool {
+        self.frames.len() == 1
+    }
+
     /// Moves to the next entry of the directory the walk is in; `None` at its end.
     pub(crate) fn advance(&mut self) -> io::Result<Option<EntryType>> {
         let Some(frame) = self.frames.last_mut() else { return Ok(None) };
