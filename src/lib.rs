@@ -30,7 +30,7 @@
 //! - [`Rebuild`] replaces a volume's root: [`plan`](Rebuild::plan) shows what it would do, [`run`](Rebuild::run) does it.
 //! - [`recover`] brings a volume back to exactly one complete root after a kill or a loss of power. Every rebuild begins with it.
 //! - [`RebuildableVolume`] is what a backend implements; a third party can write another one, and run the `conformance` suite on it.
-//! - [`Bases`] makes an image into a root once and clones it for every rebuild: by a snapshot on btrfs, in a few milliseconds whatever its size.
+//! - [`Bases`] makes an image into a root once and clones it for every rebuild: by a snapshot on btrfs or a clone on ZFS, in milliseconds whatever its size.
 //! - [`unpack`](mod@unpack) puts a tar stream on disk, faithful, contained and bounded. It is of use without the rest.
 //!
 //! # What it does not do
@@ -40,6 +40,7 @@
 //! - It has no async interface: the work is system calls that block. Give it a thread (`spawn_blocking`).
 //! - It does not print, panic on input, exit, or hold global state; it spawns no thread that it does not join.
 //! - It is for Linux. The `dir` backend and the unpacker need 5.6 or later for `openat2`, and `/proc`.
+//! - It holds a lock on a volume for all processes of one machine, and knows nothing of other machines.
 //!
 //! # The one idea
 //! A volume `c1` may exist under three names: `c1`, the live root; `c1.reroot-staged`, the new one while it is made; and
@@ -51,6 +52,7 @@
 //! | --- | --- | --- |
 //! | `dir` | yes | the directory backend, [`dir`](mod@dir) |
 //! | `btrfs` | | the btrfs backend, [`btrfs`](mod@btrfs) |
+//! | `zfs` | | the ZFS backend, [`zfs`](mod@zfs); the libraries of ZFS are loaded at run time |
 //! | `tar` | yes | images that are tar streams |
 //! | `gzip` | yes | the same, compressed by gzip |
 //! | `zstd` | yes | the same, compressed by zstd |
@@ -85,6 +87,8 @@ pub mod dir;
 pub mod error;
 pub mod image;
 mod progress;
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "zfs"))]
+mod properties;
 pub mod rebuild;
 mod record;
 #[cfg(any(feature = "btrfs", feature = "dir"))]
@@ -96,6 +100,8 @@ mod trace;
 #[cfg(feature = "tar")]
 pub mod unpack;
 pub mod volume;
+#[cfg(feature = "zfs")]
+pub mod zfs;
 
 #[cfg(feature = "tar")]
 #[doc(inline)]

@@ -1,0 +1,89 @@
+//! Renaming roots, and the child datasets that stay with the volume.
+
+use nix::errno::Errno;
+
+use super::name::c_text;
+use super::place::{Look, program, text, unless_busy};
+use super::{Role, ZfsVolume};
+use crate::error::{Error, ErrorKind, Result};
+use crate::volume::Slot;
+
+impl ZfsVolume {
+    pub(super) fn rename_root(&mut self, from: Slot, to: Slot) -> Result<()> {
+        const OPERATION: &str = "rename a root";
+        if from == Slot::Live {
+            if self.role == Role::Base {
+                self.refuse_clones(OPERATION)?;
+            }
+            self.park(to, OPERATION)?;
+        }
+        let (old, new) = (self.place.name.slot(from), self.place.name.slot(to));
+        let renamed = unless_busy(|| self.place.zfs.rename(&c_text(old.as_str()), &c_text(new.as_str())));
+        renamed.map_err(|errno| match errno {
+            Errno::EBUSY => self.named_busy(&old, OPERATION, errno),
+            Errno::EEXIST => self.place.failed(OPERATION, format!("there is a {to} already"), errno).with_remedy("run recover"),
+            Errno::ENOENT => self.place.failed(OPERATION, format!("there is no {from}"), errno),
+            errno => self.place.failed(OPERATION, format!("cannot rename {old} to {new}"), errno),
+        })?;
+        if to == Slot::Live {
+            // What is not known of it, a look has to tell. Children that nobody named come along when the retired root goes.
+            let parked = self.captured.as_ref().is_none_or(|captured| captured.kept.mounts_itself());
+            if parked || !self.children.is_empty() {
+                let look = self.place.look(OPERATION)?;
+                self.adopt_children(&look, OPERATION)?;
+                self.unpark(look.live.as_ref(), OPERATION)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A base that volumes were cloned from stays.
+    fn refuse_clones(&self, operation: &'static str) -> Result<()> {
+        let details = self.details(&self.place.name.slot(Slot::Live), operation)?;
+        let clones: Vec<_> = details.iter().flat_map(|detail| &detail.clones).map(String::as_str).collect();
+        if clones.is_empty() {
+            return Ok(());
+        }
+        let error = Error::new(ErrorKind::HasDependents, "remove the base", format!("{} depends on it", clones.join(", ")));
+        Err(self.place.add_volume(error).with_remedy("rebuild what depends on it from another image, or leave the base"))
+    }
+
+    /// The child datasets of a root, by their whole names.
+    pub(super) fn children_of(&self, slot: Slot, operation: &'static str) -> Result<Vec<String>> {
+        let found = self.place.ask(program!("children"), &[text("name", self.place.name.slot(slot))], operation)?;
+        Ok(found.into_keys().collect())
+    }
+
+    /// Refuses a live root with child datasets that nobody named: they would go with it.
+    pub(super) fn check_children(&self, children: &[String]) -> Result<()> {
+        let others =
+            |child: &&String| !child.rsplit('/').next().is_some_and(|last| self.children.iter().any(|named| named == last));
+        let others: Vec<_> = children.iter().filter(others).map(String::as_str).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let error =
+            Error::new(ErrorKind::HasDependents, "replace the root", format!("it has child datasets: {}", others.join(", ")));
+        Err(self
+            .place
+            .add_volume(error)
+            .with_remedy("name those that are to stay with the volume, or keep the snapshots: then all of them stay"))
+    }
+
+    /// Gives the live root the child datasets of the retired one. They were named, or made since: none is destroyed.
+    pub(super) fn adopt_children(&self, look: &Look, operation: &'static str) -> Result<()> {
+        if !look.retired.as_ref().is_some_and(|retired| retired.has_children) {
+            return Ok(());
+        }
+        let live = self.place.name.slot(Slot::Live);
+        for child in self.children_of(Slot::Retired, operation)? {
+            let last = child.rsplit('/').next().unwrap_or_default();
+            let new = format!("{live}/{last}");
+            let renamed = unless_busy(|| self.place.zfs.rename(&c_text(child.as_str()), &c_text(new.as_str())));
+            renamed.map_err(|errno| {
+                self.place.failed(operation, format!("cannot rename the child dataset {child} to {new}"), errno)
+            })?;
+        }
+        Ok(())
+    }
+}
