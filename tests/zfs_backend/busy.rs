@@ -1,0 +1,86 @@
+//! Who keeps a dataset busy is named, wherever that is.
+
+use super::*;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Stdio};
+
+use reroot::RebuildableVolume;
+
+/// A shell that runs lines and answers each.
+struct Shell(Child);
+
+impl Shell {
+    fn new(before: &[&str]) -> Shell {
+        let mut words = before.to_vec();
+        words.extend(["sh", "-c", "while IFS= read -r line; do eval \"$line\" && echo done || echo failed; done"]);
+        let child = Command::new(words[0]).args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        Shell(child)
+    }
+
+    fn run(&mut self, line: &str) {
+        writeln!(self.0.stdin.as_mut().unwrap(), "{line}").unwrap();
+        let mut answer = String::new();
+        BufReader::with_capacity(1, self.0.stdout.as_mut().unwrap()).read_line(&mut answer).unwrap();
+        assert_eq!(answer, "done\n", "{line}");
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn busy(pool: &Pool) -> String {
+    refused(rebuild(&mut pool.volume(), &new()), ErrorKind::Busy)
+}
+
+#[test]
+fn mounts_are_named() {
+    let pool = need!(Pool::with_old());
+    let mounted = Mounted::new(&pool.name("c1")).unwrap();
+    let said = busy(&pool);
+    assert!(said.contains(&format!("mount {}", mounted.0.display())), "{said}");
+    let mut shell = Shell::new(&["env"]);
+    shell.run(&format!("cd {}", mounted.0.display()));
+    let said = busy(&pool);
+    assert!(said.contains(&format!("process {} (sh): working directory", shell.0.id())), "{said}");
+    drop((shell, mounted));
+    assert!(pool.volume().holders().unwrap().is_empty());
+    rebuild(&mut pool.volume(), &new()).unwrap();
+    pool.expect("new", &["c1"]);
+}
+
+#[test]
+fn a_mount_in_another_namespace_is_named() {
+    let pool = need!(Pool::with_old());
+    let at = tempfile::tempdir().unwrap();
+    let mut shell = Shell::new(&["unshare", "--mount", "--propagation", "private"]);
+    shell.run(&format!("mount -t zfs {} {}", pool.name("c1"), at.path().display()));
+    let said = busy(&pool);
+    let expected = format!("mount {} in the mount namespace of process {}", at.path().display(), shell.0.id());
+    assert!(said.contains(&expected), "{said}");
+    // The mount goes with the last process of the namespace.
+    drop(shell);
+    rebuild(&mut pool.volume(), &new()).unwrap();
+    pool.expect("new", &["c1"]);
+}
+
+#[test]
+fn a_file_that_is_open_on_what_was_unmounted_is_named() {
+    let pool = need!(Pool::with_old());
+    let mut shell = Shell::new(&["env"]);
+    {
+        let mounted = Mounted::new(&pool.name("c1")).unwrap();
+        shell.run(&format!("exec 9< {}/old", mounted.0.display()));
+        run(Command::new("umount").arg("--lazy").arg(&mounted.0)).unwrap();
+        fs::remove_dir(&mounted.0).unwrap();
+        std::mem::forget(mounted);
+    }
+    let said = busy(&pool);
+    assert!(said.contains(&format!("process {}", shell.0.id())), "{said}");
+    shell.run("exec 9<&-");
+    rebuild(&mut pool.volume(), &new()).unwrap();
+    pool.expect("new", &["c1"]);
+}

@@ -1,0 +1,148 @@
+//! The ZFS backend against a real pool. What it did is checked with the command `zfs`.
+
+#![cfg(all(feature = "zfs", feature = "conformance"))]
+
+#[path = "../common/lab.rs"]
+mod lab;
+
+mod bases;
+mod busy;
+mod dependents;
+mod kept;
+mod names;
+mod within;
+
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use lab::{Dataset, need, run, zfs};
+use reroot::conformance::Tree;
+use reroot::zfs::ZfsVolume;
+use reroot::{ErrorKind, Image, Outcome, Rebuild, Report};
+
+/// A dataset with volumes in it.
+struct Pool {
+    parent: Dataset,
+}
+
+impl Pool {
+    fn new() -> Result<Pool, String> {
+        Ok(Pool { parent: Dataset::new()? })
+    }
+
+    /// With the volume `c1` that holds [`old`].
+    fn with_old() -> Result<Pool, String> {
+        let pool = Pool::new()?;
+        rebuild(&mut pool.volume(), &old()).unwrap();
+        Ok(pool)
+    }
+
+    /// With the volume `c1` that someone else made with these options of `zfs create`, and that holds a file.
+    fn with_foreign(options: &[&str]) -> Result<Pool, String> {
+        let pool = Pool::new()?;
+        let name = pool.name("c1");
+        zfs(&[&["create", "-o", "mountpoint=legacy"], options, &[&name]].concat()).unwrap();
+        pool.visit("c1", |root| fs::write(root.join("old"), "old").unwrap());
+        Ok(pool)
+    }
+
+    /// The whole name of what lies in it.
+    fn name(&self, rest: &str) -> String {
+        format!("{}/{rest}", self.parent.0).trim_end_matches('/').to_owned()
+    }
+
+    fn volume(&self) -> ZfsVolume {
+        ZfsVolume::open(&self.name("c1")).unwrap()
+    }
+
+    /// Runs `zfs` with these words and then the name of what lies in the pool.
+    fn zfs(&self, words: &[&str], rest: &str) -> String {
+        zfs(&[words, &[&self.name(rest)]].concat()).unwrap()
+    }
+
+    /// The value of a property.
+    fn get(&self, property: &str, rest: &str) -> String {
+        self.zfs(&["get", "-Hp", "-o", "value", property], rest).trim().to_owned()
+    }
+
+    fn source(&self, property: &str, rest: &str) -> String {
+        self.zfs(&["get", "-H", "-o", "source", property], rest).trim().to_owned()
+    }
+
+    /// Everything in the pool, by names within it.
+    fn list(&self) -> Vec<String> {
+        let all = zfs(&["list", "-H", "-r", "-o", "name", "-t", "filesystem,snapshot", &self.parent.0]).unwrap();
+        let mut names: Vec<_> =
+            all.lines().filter_map(|name| name.strip_prefix(&format!("{}/", self.parent.0))).map(str::to_owned).collect();
+        names.sort();
+        names
+    }
+
+    /// Shows a dataset, or a snapshot, mounted for as long as it takes.
+    fn visit<T>(&self, rest: &str, look: impl FnOnce(&Path) -> T) -> T {
+        let mounted = Mounted::new(&self.name(rest)).unwrap();
+        look(&mounted.0)
+    }
+
+    /// Demands that the live root holds this file and nothing else of the volume is there but these.
+    fn expect(&self, file: &str, all: &[&str]) {
+        assert!(self.visit("c1", |root| root.join(file).exists()), "{file} is not in the root");
+        assert_eq!(self.list(), all);
+    }
+}
+
+/// A dataset that is mounted as a manager mounts it.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(dataset: &str) -> Result<Mounted, String> {
+        let folder = tempfile::tempdir().unwrap().keep();
+        run(Command::new("mount").args(["-t", "zfs", dataset]).arg(&folder))?;
+        Ok(Mounted(folder))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg(&self.0)).unwrap();
+        fs::remove_dir(&self.0).unwrap();
+    }
+}
+
+fn old() -> Tree {
+    let mut tree = Tree::new();
+    tree.file("old", "old");
+    tree.directory("srv").mode = 0o755;
+    tree
+}
+
+fn new() -> Tree {
+    let mut tree = Tree::new();
+    tree.file("new", "new");
+    tree
+}
+
+fn image(tree: &Tree) -> Image {
+    Image::from_reader(Cursor::new(tree.to_tar().unwrap()), "test")
+}
+
+/// One that breaks off.
+fn broken() -> Image {
+    let mut tar = new().to_tar().unwrap();
+    tar.truncate(700);
+    Image::from_reader(Cursor::new(tar), "broken")
+}
+
+fn rebuild(volume: &mut ZfsVolume, tree: &Tree) -> reroot::Result<Report> {
+    Rebuild::new(image(tree)).run(volume)
+}
+
+/// Demands a refusal of this kind that changed nothing and says what to do; returns its message.
+fn refused<T: std::fmt::Debug>(result: reroot::Result<T>, kind: ErrorKind) -> String {
+    let error = result.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (kind, Outcome::Untouched), "{}", error.report());
+    assert!(error.remedy().is_some() || kind == ErrorKind::InvalidInput, "{}", error.report());
+    error.report().to_string()
+}
