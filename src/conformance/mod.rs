@@ -64,11 +64,12 @@ pub trait Pool: Send + Sync {
     /// Those of `look`, and whatever prevents it.
     fn visit(&self, name: &str, slot: Slot, look: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()>;
 
-    /// Takes a real snapshot of the live root, as a container manager does.
+    /// Takes a real snapshot of the live root, as a container manager does. Returns the name under which the volume lists it, which may be
+    /// longer than `snapshot`, and sorts as that does.
     ///
     /// # Errors
     /// [`Unsupported`](crate::ErrorKind::Unsupported), with the reason, where there are none.
-    fn snapshot(&self, name: &str, snapshot: &str) -> Result<()>;
+    fn snapshot(&self, name: &str, snapshot: &str) -> Result<String>;
 
     /// Makes something real hold the live root until the value is dropped: a process in it, a mount, a mapping.
     ///

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each program uses a part of it")]
 
+#[cfg(feature = "zfs")]
+pub(crate) mod lab;
 pub(crate) mod loopfs;
 pub(crate) mod pools;
 pub(crate) mod suite;

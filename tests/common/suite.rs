@@ -5,10 +5,10 @@ use std::sync::Arc;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use reroot::conformance::{Case, CaseOutcome, cases};
 
-use super::pools::DirFactory;
+use super::pools::Place;
 
 /// Runs the suite in these places, by what they are called, and ends the process.
-pub(crate) fn run(places: Vec<(&str, DirFactory)>) -> ! {
+pub(crate) fn run<P: Place + 'static>(places: Vec<(&str, P)>) -> ! {
     let arguments = Arguments::from_args();
     let places: Vec<_> = places.into_iter().map(|(label, factory)| (label, Arc::new(factory))).collect();
     let mut trials = Vec::new();
@@ -26,11 +26,11 @@ pub(crate) fn run(places: Vec<(&str, DirFactory)>) -> ! {
     conclusion.exit()
 }
 
-fn trial(label: &str, factory: &Arc<DirFactory>, case: Case) -> Trial {
+fn trial<P: Place + 'static>(label: &str, factory: &Arc<P>, case: Case) -> Trial {
     let factory = Arc::clone(factory);
     Trial::ignorable_test(format!("{label}::{}", case.name), move || {
         if let Err(obstacle) = factory.prepare() {
-            return if super::required() { Err(Failed::from(obstacle)) } else { Ok(Completion::ignored_with(obstacle)) };
+            return if factory.is_required() { Err(Failed::from(obstacle)) } else { Ok(Completion::ignored_with(obstacle)) };
         }
         match (case.run)(&*factory) {
             Ok(CaseOutcome::Passed) => Ok(Completion::Completed),

@@ -149,7 +149,7 @@ impl Scenario {
                 if self.before == Before::RootWithSnapshot {
                     match bench.pool.snapshot(NAME, "snap0") {
                         Err(error) if error.kind() == ErrorKind::Unsupported => {}
-                        result => result?,
+                        taken => drop(taken?),
                     }
                 }
                 bench.expect_only(&old_tree())

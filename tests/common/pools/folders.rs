@@ -1,115 +1,68 @@
-//! Pools of the dir and the btrfs backend for the conformance suite: folders in one place, as LXD lays them out.
+//! Pools of the dir and the btrfs backend: folders in one place, as LXD lays them out.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::ffi::OsStrExt;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::fcntl::posix_fallocate;
 use nix::sys::statvfs::fstatvfs;
 use reroot::conformance::{Factory, Held, Pool};
-use reroot::dir::{DirBases, DirVolume};
 use reroot::volume::{BasePool, Commit, Slot};
-use reroot::{BaseName, ByteSize, Error, ErrorKind, RebuildableVolume, Result};
+use reroot::{BaseName, ByteSize, RebuildableVolume, Result};
 #[cfg(feature = "btrfs")]
 use reroot::{
     Bases, CancelToken, Image, Rebuild, Wait,
     base::{CollectPolicy, References},
-    btrfs::{BtrfsBases, BtrfsVolume, QuotaPolicy},
+    btrfs::{BtrfsVolume, QuotaPolicy},
 };
 
-use super::Folder;
-use super::loopfs::{Kind, LoopFs};
+use super::super::Folder;
+use super::super::loopfs::{Kind, LoopFs};
+#[cfg(feature = "btrfs")]
+use super::Quotas;
+use super::{Backend, Place, Seated, Sitter, Turn, failed, unsupported};
 
 /// In MiB; some file systems need more.
 const SIZE: u64 = 128;
 /// The same where what is removed takes space until a cleaner has been there.
 const ROOMY_SIZE: u64 = 1024;
 
-/// The backend under test.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Backend {
-    Dir,
-    #[cfg(feature = "btrfs")]
-    Btrfs(Quotas),
-}
-
-/// How the btrfs of a test counts.
-#[cfg(feature = "btrfs")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Quotas {
-    Off,
-    Full,
-    Simple,
-}
+/// What the sitter is told: to sit down in a directory, to rise, and to take a snapshot of a subvolume.
+const ORDERS: &str = "\
+    sit) IFS= read -r directory; cd -- \"$directory\" ;; \
+    rise) cd / ;; \
+    snapshot) IFS= read -r from; IFS= read -r to; btrfs subvolume snapshot -r \"$from\" \"$to\" > /dev/null ;;";
 
 impl Backend {
-    pub(crate) fn scheme(self) -> &'static str {
+    /// Makes a file system ready for it.
+    pub(crate) fn set_up(self, place: &Path) -> Result<(), String> {
         match self {
-            Backend::Dir => "dir",
             #[cfg(feature = "btrfs")]
-            Backend::Btrfs(_) => "btrfs",
+            Backend::Btrfs(quotas) => quotas.set_up(place),
+            _ => {
+                let _ = place;
+                Ok(())
+            }
         }
-    }
-
-    /// The backend of volumes that are spelled so.
-    pub(crate) fn from_scheme(scheme: &str) -> Option<Self> {
-        match scheme {
-            "dir" => Some(Backend::Dir),
-            #[cfg(feature = "btrfs")]
-            "btrfs" => Some(Backend::Btrfs(Quotas::Off)),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn open(self, path: &Path, commit: Commit) -> Result<Box<dyn RebuildableVolume>> {
-        Ok(match self {
-            Backend::Dir => Box::new(DirVolume::open(path)?.with_commit(commit)),
-            #[cfg(feature = "btrfs")]
-            Backend::Btrfs(_) => Box::new(BtrfsVolume::open(path)?.with_commit(commit)),
-        })
-    }
-
-    /// The bases of the pool in this folder.
-    pub(crate) fn bases(self, pool: &Path) -> Result<Box<dyn BasePool>> {
-        Ok(match self {
-            Backend::Dir => Box::new(DirBases::open(pool)?),
-            #[cfg(feature = "btrfs")]
-            Backend::Btrfs(_) => Box::new(BtrfsBases::open(pool)?),
-        })
-    }
-
-    /// The bases of the pool in which this volume lies, two folders up.
-    pub(crate) fn pool_of(self, volume: &Path) -> Result<Box<dyn BasePool>> {
-        self.bases(volume.parent().and_then(Path::parent).unwrap_or(volume))
     }
 
     /// Waits for the space of what was removed.
     fn settle(self, place: &Path) -> Result<()> {
         match self {
-            Backend::Dir => {
-                let _ = place;
-                Ok(())
-            }
             #[cfg(feature = "btrfs")]
             Backend::Btrfs(_) => {
                 let wait = Wait::new(std::time::Duration::from_secs(60), CancelToken::new());
                 BtrfsVolume::open(place.join("settled"))?.wait_reclaimed(&wait).map(drop)
             }
-        }
-    }
-
-    /// Makes a file system ready for it.
-    pub(crate) fn set_up(self, place: &Path) -> Result<(), String> {
-        match self {
-            Backend::Dir => Ok(()),
-            #[cfg(feature = "btrfs")]
-            Backend::Btrfs(quotas) => quotas.set_up(place),
+            _ => {
+                let _ = place;
+                Ok(())
+            }
         }
     }
 }
@@ -133,22 +86,11 @@ impl Quotas {
 }
 
 #[cfg(feature = "btrfs")]
-fn report(error: Error) -> String {
+fn report(error: reroot::Error) -> String {
     error.report().to_string()
 }
 
-fn failed(what: &str, error: io::Error) -> Error {
-    Error::io("prepare a test", what, error)
-}
-
-fn unsupported(why: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Unsupported, "prepare a test", why)
-}
-
 /// Makes pools on one kind of file system.
-///
-/// All processes it needs are started by [`prepare`](Self::prepare), before the first case: between its fork and its exec, a new process
-/// holds copies of all descriptors of this one, and a case in another thread may rightly see it in a root that it has just read.
 #[derive(Debug)]
 pub(crate) struct DirFactory {
     backend: Backend,
@@ -168,25 +110,6 @@ struct Prepared {
     taken: Arc<AtomicBool>,
 }
 
-/// The confined file system, until it is dropped: two cases that fill it at once would make room for each other.
-#[derive(Debug)]
-struct Turn(Arc<AtomicBool>);
-
-impl Turn {
-    fn take(taken: &Arc<AtomicBool>) -> Self {
-        while taken.swap(true, Ordering::Acquire) {
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        Turn(Arc::clone(taken))
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
-
 impl DirFactory {
     /// On a file system of this kind, or in the temporary directory.
     pub(crate) fn new(kind: Option<Kind>, commit: Commit) -> Self {
@@ -197,11 +120,6 @@ impl DirFactory {
     #[cfg(feature = "btrfs")]
     pub(crate) fn btrfs(quotas: Quotas, commit: Commit) -> Self {
         DirFactory { backend: Backend::Btrfs(quotas), kind: Some(Kind::Btrfs), commit, prepared: OnceLock::new() }
-    }
-
-    /// Makes what the pools need, or says why there can be none.
-    pub(crate) fn prepare(&self) -> Result<(), String> {
-        self.prepared().as_ref().map(drop).map_err(Clone::clone)
     }
 
     fn prepared(&self) -> &Result<Prepared, String> {
@@ -215,7 +133,7 @@ impl DirFactory {
             Ok(Prepared {
                 shared: make(roomy)?,
                 confined: make(SIZE)?,
-                sitter: Arc::new(Mutex::new(Sitter::start()?)),
+                sitter: Arc::new(Mutex::new(Sitter::start(&mut Command::new("sh"), ORDERS)?)),
                 taken: Arc::default(),
             })
         })
@@ -225,6 +143,12 @@ impl DirFactory {
         let prepared = self.prepared().as_ref().map_err(unsupported)?;
         let ballast = confined.then(|| (place.join("ballast"), Turn::take(&prepared.taken)));
         Ok(Box::new(DirPool::new(&place, self.backend, self.commit, ballast, Arc::clone(&prepared.sitter))?))
+    }
+}
+
+impl Place for DirFactory {
+    fn prepare(&self) -> Result<(), String> {
+        self.prepared().as_ref().map(drop).map_err(Clone::clone)
     }
 }
 
@@ -243,65 +167,6 @@ impl Factory for DirFactory {
         let own = prepared.confined.as_ref();
         let own = own.ok_or_else(|| unsupported("the temporary directory shares its space with others"))?;
         self.pool_in(own.path(), true)
-    }
-}
-
-/// A process that sits down in a directory when it is told to, and takes snapshots of subvolumes.
-#[derive(Debug)]
-struct Sitter {
-    child: Child,
-    orders: ChildStdin,
-    answers: BufReader<ChildStdout>,
-}
-
-impl Sitter {
-    fn start() -> Result<Self, String> {
-        let script = "while IFS= read -r directory; do case $directory in \
-             snapshot) IFS= read -r from; IFS= read -r to; btrfs subvolume snapshot -r \"$from\" \"$to\" > /dev/null ;; \
-             *) cd -- \"$directory\" ;; esac && echo there || echo failed; done";
-        let mut child = Command::new("sh")
-            .args(["-c", script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("cannot start sh: {error}"))?;
-        match (child.stdin.take(), child.stdout.take()) {
-            (Some(orders), Some(answers)) => Ok(Sitter { child, orders, answers: BufReader::new(answers) }),
-            _ => Err("sh has no pipes".into()),
-        }
-    }
-
-    fn sit_in(&mut self, directory: &Path) -> io::Result<()> {
-        self.order(&[directory])
-    }
-
-    fn snapshot(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        self.order(&[Path::new("snapshot"), from, to])
-    }
-
-    fn order(&mut self, lines: &[&Path]) -> io::Result<()> {
-        let order: Vec<u8> = lines.iter().flat_map(|line| [line.as_os_str().as_bytes(), b"\n"].concat()).collect();
-        self.orders.write_all(&order)?;
-        let mut answer = String::new();
-        self.answers.read_line(&mut answer)?;
-        if answer == "there\n" { Ok(()) } else { Err(io::Error::other(format!("sh says {answer:?}"))) }
-    }
-}
-
-impl Drop for Sitter {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Lets the sitter go when it is dropped.
-#[derive(Debug)]
-struct Seated(Arc<Mutex<Sitter>>);
-
-impl Drop for Seated {
-    fn drop(&mut self) {
-        let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).sit_in(Path::new("/"));
     }
 }
 
@@ -353,20 +218,25 @@ impl Pool for DirPool {
         look(&self.path(name, slot))
     }
 
-    fn snapshot(&self, name: &str, snapshot: &str) -> Result<()> {
+    fn snapshot(&self, name: &str, snapshot: &str) -> Result<String> {
         let folder = self.folder.path().join("containers-snapshots").join(name);
         fs::create_dir_all(&folder).map_err(|error| failed("cannot make the folder of the snapshots", error))?;
         let root = self.path(name, Slot::Live);
-        if self.backend != Backend::Dir {
+        let to = folder.join(snapshot);
+        if self.backend == Backend::Dir {
+            copy(&root, &to).map_err(|error| failed("cannot copy the root", error))?;
+        } else {
             let mut sitter = self.sitter.lock().unwrap_or_else(PoisonError::into_inner);
-            return sitter.snapshot(&root, &folder.join(snapshot)).map_err(|error| failed("cannot take a snapshot", error));
+            let taken = sitter.order(&[Path::new("snapshot"), &root, &to]);
+            taken.map_err(|error| failed("cannot take a snapshot", error))?;
         }
-        copy(&root, &folder.join(snapshot)).map_err(|error| failed("cannot copy the root", error))
+        Ok(snapshot.to_owned())
     }
 
     fn hold(&self, name: &str) -> Result<Held> {
         let mut sitter = self.sitter.lock().unwrap_or_else(PoisonError::into_inner);
-        sitter.sit_in(&self.path(name, Slot::Live)).map_err(|error| failed("cannot sit in the root", error))?;
+        let sits = sitter.order(&[Path::new("sit"), &self.path(name, Slot::Live)]);
+        sits.map_err(|error| failed("cannot sit in the root", error))?;
         Ok(Held::new(Seated(Arc::clone(&self.sitter))))
     }
 

@@ -1,0 +1,197 @@
+//! Pools for the conformance suite and the crash tests, a file for each kind of place; and the backends under test.
+
+mod folders;
+#[cfg(feature = "zfs")]
+mod zfs;
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+#[cfg(feature = "btrfs")]
+use reroot::btrfs::{BtrfsBases, BtrfsVolume};
+use reroot::conformance::Factory;
+use reroot::dir::{DirBases, DirVolume};
+use reroot::volume::{BasePool, Commit};
+#[cfg(feature = "zfs")]
+use reroot::zfs::{ZfsBases, ZfsVolume};
+use reroot::{Error, ErrorKind, RebuildableVolume, Result};
+
+#[allow(unused_imports, reason = "each program uses a part of it")]
+pub(crate) use self::folders::{DirFactory, left_of_bases};
+#[cfg(feature = "zfs")]
+#[allow(unused_imports, reason = "each program uses a part of it")]
+pub(crate) use self::zfs::{Visited, ZfsFactory};
+
+/// A factory that can say beforehand whether it will have pools.
+pub(crate) trait Place: Factory {
+    /// Makes what the pools need, or says why there can be none.
+    fn prepare(&self) -> Result<(), String>;
+
+    /// Whether there have to be pools.
+    fn is_required(&self) -> bool {
+        super::required()
+    }
+}
+
+/// The backend under test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    Dir,
+    #[cfg(feature = "btrfs")]
+    Btrfs(Quotas),
+    #[cfg(feature = "zfs")]
+    Zfs,
+}
+
+/// How the btrfs of a test counts.
+#[cfg(feature = "btrfs")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Quotas {
+    Off,
+    Full,
+    Simple,
+}
+
+impl Backend {
+    pub(crate) fn scheme(self) -> &'static str {
+        match self {
+            Backend::Dir => "dir",
+            #[cfg(feature = "btrfs")]
+            Backend::Btrfs(_) => "btrfs",
+            #[cfg(feature = "zfs")]
+            Backend::Zfs => "zfs",
+        }
+    }
+
+    /// The backend of volumes that are spelled so.
+    pub(crate) fn from_scheme(scheme: &str) -> Option<Self> {
+        match scheme {
+            "dir" => Some(Backend::Dir),
+            #[cfg(feature = "btrfs")]
+            "btrfs" => Some(Backend::Btrfs(Quotas::Off)),
+            #[cfg(feature = "zfs")]
+            "zfs" => Some(Backend::Zfs),
+            _ => None,
+        }
+    }
+
+    /// The volume of this path, or of the dataset of this name.
+    pub(crate) fn open(self, path: &Path, commit: Commit) -> Result<Box<dyn RebuildableVolume>> {
+        Ok(match self {
+            Backend::Dir => Box::new(DirVolume::open(path)?.with_commit(commit)),
+            #[cfg(feature = "btrfs")]
+            Backend::Btrfs(_) => Box::new(BtrfsVolume::open(path)?.with_commit(commit)),
+            #[cfg(feature = "zfs")]
+            Backend::Zfs => Box::new(ZfsVolume::open(&path.to_string_lossy())?),
+        })
+    }
+
+    /// The bases of the pool in this folder.
+    pub(crate) fn bases(self, pool: &Path) -> Result<Box<dyn BasePool>> {
+        Ok(match self {
+            Backend::Dir => Box::new(DirBases::open(pool)?),
+            #[cfg(feature = "btrfs")]
+            Backend::Btrfs(_) => Box::new(BtrfsBases::open(pool)?),
+            #[cfg(feature = "zfs")]
+            Backend::Zfs => Box::new(ZfsBases::open(&pool.to_string_lossy())?),
+        })
+    }
+
+    /// The bases of the pool in which this volume lies, two folders up.
+    pub(crate) fn pool_of(self, volume: &Path) -> Result<Box<dyn BasePool>> {
+        self.bases(volume.parent().and_then(Path::parent).unwrap_or(volume))
+    }
+}
+
+fn failed(what: &str, error: io::Error) -> Error {
+    Error::io("prepare a test", what, error)
+}
+
+fn unsupported(why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Unsupported, "prepare a test", why)
+}
+
+/// The confined place of a factory, until it is dropped: two cases that fill it at once would make room for each other.
+#[derive(Debug)]
+struct Turn(Arc<AtomicBool>);
+
+impl Turn {
+    fn take(taken: &Arc<AtomicBool>) -> Self {
+        while taken.swap(true, Ordering::Acquire) {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Turn(Arc::clone(taken))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// A process that holds a root when it is told to, and runs commands.
+///
+/// It is started before the first case, and all that a case needs goes through it: between its fork and its exec, a new process holds copies of
+/// all descriptors of this one, and a case in another thread may rightly see it in a root that it has just read.
+#[derive(Debug)]
+struct Sitter {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Sitter {
+    /// A shell that knows these orders: the branches of a `case`. What an order needs to know it reads, a line each.
+    fn start(shell: &mut Command, orders: &str) -> Result<Self, String> {
+        let script = format!("while IFS= read -r order; do case $order in {orders} esac && echo done || echo failed; done");
+        let mut child = shell
+            .args(["-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("cannot start {:?}: {error}", shell.get_program()))?;
+        match (child.stdin.take(), child.stdout.take()) {
+            (Some(orders), Some(answers)) => Ok(Sitter { child, orders, answers: BufReader::new(answers) }),
+            _ => Err("sh has no pipes".into()),
+        }
+    }
+
+    /// Has an order carried out. Returns what it said, in lines.
+    fn order(&mut self, lines: &[&Path]) -> io::Result<Vec<String>> {
+        let order: Vec<u8> = lines.iter().flat_map(|line| [line.as_os_str().as_bytes(), b"\n"].concat()).collect();
+        self.orders.write_all(&order)?;
+        let mut said = Vec::new();
+        loop {
+            let mut line = String::new();
+            let length = self.answers.read_line(&mut line)?;
+            match line.trim_end_matches('\n') {
+                "done" => return Ok(said),
+                "failed" => return Err(io::Error::other(format!("{} failed: {}", lines[0].display(), said.join(" ")))),
+                _ if length == 0 => return Err(io::Error::other("the shell has ended")),
+                other => said.push(other.to_owned()),
+            }
+        }
+    }
+}
+
+impl Drop for Sitter {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Lets a root go when it is dropped.
+#[derive(Debug)]
+struct Seated(Arc<Mutex<Sitter>>);
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).order(&[Path::new("rise")]);
+    }
+}
