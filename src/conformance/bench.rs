@@ -15,7 +15,7 @@ use crate::progress::{CancelToken, Wait};
 use crate::rebuild::{Rebuild, Recovery, Report, recover};
 use crate::record::{ImageRecord, Origin};
 use crate::unpack::{Hooks, Tally, UnpackOptions, unpack};
-use crate::volume::{Names, RebuildableVolume, RootMetadata, Slot, StageSpec};
+use crate::volume::{Names, Placement, RebuildableVolume, RootMetadata, Slot, StageSpec};
 
 pub(super) type Outcome = Result<CaseOutcome, Failure>;
 pub(super) type Check<T = ()> = Result<T, Failure>;
@@ -209,9 +209,13 @@ pub(super) fn unpack_into(dir: &OwnedFd, tree: &Tree) -> Result<()> {
 
 /// Makes a complete staged root of the tree, by the primitives.
 pub(super) fn stage(volume: &mut dyn RebuildableVolume, tree: &Tree) -> Result<()> {
+    stage_at(volume, tree, Placement::Beside)
+}
+
+pub(super) fn stage_at(volume: &mut dyn RebuildableVolume, tree: &Tree, placement: Placement) -> Result<()> {
     let root = if volume.names()?.live { RootMetadata::Keep } else { RootMetadata::FromImage };
     volume.capture()?;
-    let dir = volume.stage(&StageSpec::new())?;
+    let dir = volume.stage(&StageSpec::new().with_placement(placement))?;
     unpack_into(&dir, tree)?;
     drop(dir);
     volume.seal(&ImageRecord::new(Origin::Stream("conformance".into())), root).map(drop)
@@ -219,8 +223,12 @@ pub(super) fn stage(volume: &mut dyn RebuildableVolume, tree: &Tree) -> Result<(
 
 /// Makes a staged root as an interrupted run leaves it: begun, and no more.
 pub(super) fn stage_partly(volume: &mut dyn RebuildableVolume) -> Result<()> {
+    stage_partly_at(volume, Placement::Beside)
+}
+
+pub(super) fn stage_partly_at(volume: &mut dyn RebuildableVolume, placement: Placement) -> Result<()> {
     volume.capture()?;
-    let dir = volume.stage(&StageSpec::new())?;
+    let dir = volume.stage(&StageSpec::new().with_placement(placement))?;
     let mut tree = Tree::new();
     tree.file("half/a/root", "half");
     unpack_into(&dir, &tree)

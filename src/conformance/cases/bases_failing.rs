@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::bases::{Stand, all, no_wait, stand};
-use crate::base::{BaseOptions, BaseState, Bases, CollectPolicy, Verdict};
+use crate::base::{BaseOptions, BaseState, Bases, CollectPolicy, Kept, KeptBase, Verdict};
 use crate::base_name::BaseName;
 use crate::conformance::bench::{Bench, Check, NAME, NONE, Outcome, ensure, new_tree, old_tree, soon, stage, stage_partly, tar};
 use crate::conformance::fault::{Fault, Faulty};
@@ -111,7 +111,12 @@ pub(super) fn unfinished_bases_are_made(factory: &dyn Factory) -> Outcome {
                 // Lately used or not, what is unfinished goes.
                 let policy = CollectPolicy::unused_for(Duration::from_secs(3600));
                 let policy = if made { all() } else { policy };
-                let collected = stand.bases.collect(&policy, &CancelToken::new())?;
+                let collect = || stand.bases.collect(&policy, &CancelToken::new());
+                let mut collected = collect()?;
+                if let [KeptBase { why: Kept::Failed(error), .. }] = &collected.kept[..] {
+                    ensure!(made && stand.release(error, &[NAME])?, "it could not be removed: {collected}");
+                    collected = collect()?;
+                }
                 ensure!(collected.removed == [name.clone()], "it collected {collected}");
                 stand.expect_bases(&[])
             };
@@ -321,7 +326,7 @@ fn every_point(stand: &Stand, prepare: &dyn Fn() -> Check, job: &dyn Fn(&Bases) 
 
 pub(super) fn errors_in_making_a_base(factory: &dyn Factory) -> Outcome {
     let stand = stand!(factory);
-    let prepare = || -> Check { stand.expect_bases(&[]).or_else(|_| Ok(stand.bases.remove(&stand.name(), &no_wait()).map(drop)?)) };
+    let prepare = || -> Check { Ok(stand.bases.remove(&stand.name(), &no_wait()).map(drop)?) };
     every_point(&stand, &prepare, &|bases| bases.ensure(Image::open(&stand.image)?, &BaseOptions::new()).map(drop))?;
     Ok(Passed)
 }

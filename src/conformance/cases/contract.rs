@@ -9,6 +9,7 @@ use crate::conformance::tree::Tree;
 use crate::conformance::{CaseOutcome::*, Factory, Failure};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::{CancelToken, Wait};
+use crate::rebuild::Rebuild;
 use crate::record::{ImageRecord, Origin};
 use crate::size::ByteSize;
 use crate::volume::{
@@ -304,26 +305,33 @@ pub(super) fn capturing_forgets(factory: &dyn Factory) -> Outcome {
 
 pub(super) fn growing_is_honest(factory: &dyn Factory) -> Outcome {
     let bench = Bench::with_old(factory)?;
+    let Some(why) = grow_a_staged_root(&bench)? else { return Ok(Passed) };
+    // It may be that only what has a size can grow.
+    match Rebuild::new(bench.image(&old_tree())?).size(ByteSize::gib(1)).run(&mut *bench.volume()?) {
+        Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(NotApplicable(why)),
+        sized => sized?,
+    };
+    match grow_a_staged_root(&bench)? {
+        None => Ok(Passed),
+        Some(why) => Err(Failure::new(format!("what has a size does not grow: {why}"))),
+    }
+}
+
+/// Demands that a staged root grows, or that this is refused as it must be; returns why, where only an attempt can prove it.
+fn grow_a_staged_root(bench: &Bench) -> Check<Option<String>> {
     let mut volume = bench.volume()?;
     let lock = volume.lock(&soon())?;
     stage_partly(&mut *volume)?;
     let size = volume.usage(UsageDetail::Free)?.size.unwrap_or_default();
     let asked = size.saturating_add(ByteSize::mib(64));
-    let result = volume.grow(asked);
-    match volume.capabilities().sizing {
-        Sizing::Unsized => {
-            let refused = result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unsupported);
-            ensure!(refused, "a volume without a size grew: {result:?}");
-        }
-        // What only an attempt can prove: quotas that are off, for instance.
-        Sizing::Growable if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unsupported) => {
-            volume.discard(Slot::Staged)?;
-            drop(lock);
-            bench.expect_only(&old_tree())?;
-            return Ok(NotApplicable(result.map_or_else(|error| error.message().to_owned(), |_| String::new())));
-        }
-        Sizing::Growable => {
-            let got = result?;
+    let mut refused = None;
+    match (volume.grow(asked), volume.capabilities().sizing) {
+        (Err(error), Sizing::Unsized) if error.kind() == ErrorKind::Unsupported => {}
+        (grown, Sizing::Unsized) => return Err(Failure::new(format!("a volume without a size grew: {grown:?}"))),
+        // Quotas that are off, for instance.
+        (Err(error), Sizing::Growable) if error.kind() == ErrorKind::Unsupported => refused = Some(error.message().to_owned()),
+        (grown, Sizing::Growable) => {
+            let got = grown?;
             ensure!(got >= asked, "it grew to {got}, and {asked} were asked for");
             let same = volume.grow(size)?;
             ensure!(same >= asked, "it shrank to {same}");
@@ -332,7 +340,7 @@ pub(super) fn growing_is_honest(factory: &dyn Factory) -> Outcome {
     volume.discard(Slot::Staged)?;
     drop(lock);
     bench.expect_only(&old_tree())?;
-    Ok(Passed)
+    Ok(refused)
 }
 
 pub(super) fn purging_what_is_gone(factory: &dyn Factory) -> Outcome {

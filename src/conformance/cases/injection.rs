@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Outcome as State, Result};
 use crate::image::Image;
 use crate::progress::CancelToken;
 use crate::rebuild::{Rebuild, RecoverAction, SnapshotPolicy, Strategy};
-use crate::volume::{Names, RebuildableVolume, Removal, Slot};
+use crate::volume::{Names, RebuildableVolume, Removal, RootId, Slot, Snapshot, SnapshotSupport};
 
 /// A rebuild to make fail: from [`old_tree`], or from nothing, to [`new_tree`].
 #[derive(Clone, Copy)]
@@ -20,7 +20,13 @@ struct Scenario {
     before: Before,
     strategy: Strategy,
     source: Source,
+    snapshots: SnapshotPolicy,
 }
+
+/// A rebuild from an image, of a root without snapshots, by swap.
+const PLAIN: Scenario =
+    Scenario { before: Before::Root, strategy: Strategy::Swap, source: Source::Image, snapshots: SnapshotPolicy::Refuse };
+const PURGING: Scenario = Scenario { before: Before::RootWithSnapshot, snapshots: SnapshotPolicy::Purge, ..PLAIN };
 
 /// What the new root is made from.
 #[derive(Clone, Copy, PartialEq)]
@@ -41,41 +47,49 @@ enum Before {
 }
 
 pub(super) fn errors_in_a_swap(factory: &dyn Factory) -> Outcome {
-    every_point(factory, Scenario { before: Before::Root, strategy: Strategy::Swap, source: Source::Image })
+    every_point(factory, PLAIN)
 }
 
 pub(super) fn errors_in_a_swap_with_purge(factory: &dyn Factory) -> Outcome {
-    every_point(factory, Scenario { before: Before::RootWithSnapshot, strategy: Strategy::Swap, source: Source::Image })
+    every_point(factory, PURGING)
 }
 
 pub(super) fn errors_in_a_first_rebuild(factory: &dyn Factory) -> Outcome {
-    every_point(factory, Scenario { before: Before::Nothing, strategy: Strategy::Swap, source: Source::Image })
+    every_point(factory, Scenario { before: Before::Nothing, ..PLAIN })
 }
 
 pub(super) fn errors_in_place(factory: &dyn Factory) -> Outcome {
-    every_point(factory, Scenario { before: Before::Root, strategy: Strategy::InPlace, source: Source::Image })
+    every_point(factory, Scenario { strategy: Strategy::InPlace, ..PLAIN })
+}
+
+pub(super) fn errors_within(factory: &dyn Factory) -> Outcome {
+    if Bench::new(factory)?.volume()?.capabilities().snapshots != SnapshotSupport::Within {
+        return Ok(NotApplicable("a root is not rebuilt where it stands".into()));
+    }
+    every_point(factory, Scenario { before: Before::RootWithSnapshot, snapshots: SnapshotPolicy::Keep, ..PLAIN })
 }
 
 pub(super) fn errors_in_a_swap_from_a_base(factory: &dyn Factory) -> Outcome {
-    every_point(factory, Scenario { before: Before::Root, strategy: Strategy::Swap, source: Source::Base })
+    every_point(factory, Scenario { source: Source::Base, ..PLAIN })
 }
 
 pub(super) fn errors_in_a_swap_with_purge_from_a_base(factory: &dyn Factory) -> Outcome {
-    every_point(factory, Scenario { before: Before::RootWithSnapshot, strategy: Strategy::Swap, source: Source::Base })
+    every_point(factory, Scenario { source: Source::Base, ..PURGING })
 }
 
 pub(super) fn errors_in_a_first_rebuild_from_a_base(factory: &dyn Factory) -> Outcome {
-    every_point(factory, Scenario { before: Before::Nothing, strategy: Strategy::Swap, source: Source::Base })
+    every_point(factory, Scenario { before: Before::Nothing, source: Source::Base, ..PLAIN })
 }
 
 pub(super) fn errors_in_place_from_a_base(factory: &dyn Factory) -> Outcome {
-    every_point(factory, Scenario { before: Before::Root, strategy: Strategy::InPlace, source: Source::Base })
+    every_point(factory, Scenario { strategy: Strategy::InPlace, source: Source::Base, ..PLAIN })
 }
 
 fn every_point(factory: &dyn Factory, scenario: Scenario) -> Outcome {
     let bench = Bench::new(factory)?;
-    scenario.prepare(&bench)?;
-    if scenario.before == Before::RootWithSnapshot && bench.volume()?.snapshots()?.is_empty() {
+    reset(&bench)?;
+    let stood = scenario.prepare(&bench)?;
+    if scenario.before == Before::RootWithSnapshot && stood.snapshots.is_empty() {
         return Ok(NotApplicable("there are no snapshots".into()));
     }
     let image = bench.file(&tar(&new_tree())?)?;
@@ -90,8 +104,11 @@ fn every_point(factory: &dyn Factory, scenario: Scenario) -> Outcome {
     scenario.run(&source, &mut volume)?;
     let calls = volume.calls();
     bench.expect_only(&new_tree())?;
+    scenario.check_kept(&bench, &stood)?;
+    reset(&bench)?;
     for point in calls.iter().flat_map(|call| call.points()) {
-        scenario.prepare(&bench)?;
+        // Each run leaves the old root, alone.
+        let stood = scenario.prepare(&bench)?;
         let mut volume = Faulty::new(bench.volume()?).with_fault(point, Fault::Error(ErrorKind::Io));
         let result = scenario.run(&source, &mut volume);
         let calls = volume.calls();
@@ -99,10 +116,9 @@ fn every_point(factory: &dyn Factory, scenario: Scenario) -> Outcome {
             ensure!(volume.fired(), "the run took another way");
             scenario.check_result(&bench, &result)?;
             scenario.check_recovery(&bench)?;
+            scenario.check_kept(&bench, &stood)?;
             // The next rebuild simply works.
-            let rebuild = Rebuild::new(bench.image(&old_tree())?).snapshots(SnapshotPolicy::Purge);
-            rebuild.run(&mut *bench.volume()?).map_err(|error| Failure::from(error).during("the next rebuild"))?;
-            bench.expect_only(&old_tree()).map_err(|failure| failure.during("after the next rebuild"))
+            reset(&bench).map_err(|failure| failure.during("the next rebuild"))
         };
         check().map_err(|failure| {
             let calls: Vec<_> = calls.iter().map(ToString::to_string).collect();
@@ -118,6 +134,19 @@ fn every_point(factory: &dyn Factory, scenario: Scenario) -> Outcome {
         ensure!(verdict == Verdict::Intact, "in the end the base is not what it was: {verdict}");
     }
     Ok(Passed)
+}
+
+/// Brings the volume back to the old root, alone, whatever it holds.
+fn reset(bench: &Bench) -> Check {
+    let rebuild = Rebuild::new(bench.image(&old_tree())?).snapshots(SnapshotPolicy::Purge);
+    rebuild.run(&mut *bench.volume()?)?;
+    bench.expect_only(&old_tree())
+}
+
+/// What a rebuild that keeps the snapshots has to keep.
+struct Stood {
+    root: Option<RootId>,
+    snapshots: Vec<Snapshot>,
 }
 
 /// The image, or a base of it.
@@ -141,34 +170,38 @@ impl Given {
 }
 
 impl Scenario {
-    fn prepare(self, bench: &Bench) -> Check {
+    /// Makes of the old root, alone, what the rebuild begins with.
+    fn prepare(self, bench: &Bench) -> Check<Stood> {
         let mut volume = bench.volume()?;
         match self.before {
-            Before::Root | Before::RootWithSnapshot => {
-                Rebuild::new(bench.image(&old_tree())?).snapshots(SnapshotPolicy::Purge).run(&mut *volume)?;
-                if self.before == Before::RootWithSnapshot {
-                    match bench.pool.snapshot(NAME, "snap0") {
-                        Err(error) if error.kind() == ErrorKind::Unsupported => {}
-                        taken => drop(taken?),
-                    }
-                }
-                bench.expect_only(&old_tree())
-            }
+            Before::Root => {}
+            Before::RootWithSnapshot => match bench.pool.snapshot(NAME, "snap0") {
+                Err(error) if error.kind() == ErrorKind::Unsupported => {}
+                taken => drop(taken?),
+            },
             Before::Nothing => {
-                if volume.names()?.live {
-                    let _lock = volume.lock(&crate::conformance::bench::soon())?;
-                    volume.rename(Slot::Live, Slot::Retired)?;
-                    volume.discard(Slot::Retired)?;
-                }
-                bench.expect_names(NONE)
+                let _lock = volume.lock(&soon())?;
+                volume.rename(Slot::Live, Slot::Retired)?;
+                volume.discard(Slot::Retired)?;
             }
         }
+        Ok(Stood { root: volume.identity(Slot::Live)?, snapshots: volume.snapshots()? })
+    }
+
+    /// Whether it succeeded or not.
+    fn check_kept(self, bench: &Bench, stood: &Stood) -> Check {
+        if self.snapshots != SnapshotPolicy::Keep {
+            return Ok(());
+        }
+        let snapshots = bench.volume()?.snapshots()?;
+        ensure!(snapshots == stood.snapshots, "the snapshots are {snapshots:?}, not {:?}", stood.snapshots);
+        let root = bench.volume()?.identity(Slot::Live)?;
+        ensure!(root == stood.root, "the volume's root is {root:?}, and was {:?}", stood.root);
+        Ok(())
     }
 
     fn run(self, source: &Given, volume: &mut dyn RebuildableVolume) -> Result<()> {
-        let rebuild = source.rebuild()?.strategy(self.strategy);
-        let policy = if self.before == Before::RootWithSnapshot { SnapshotPolicy::Purge } else { SnapshotPolicy::Refuse };
-        rebuild.snapshots(policy).run(volume).map(drop)
+        source.rebuild()?.strategy(self.strategy).snapshots(self.snapshots).run(volume).map(drop)
     }
 
     /// The manifest of what stood before; `None` for no volume.

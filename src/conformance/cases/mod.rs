@@ -94,6 +94,7 @@ pub(super) fn all() -> Vec<Case> {
             errors_in_a_swap_with_purge
             errors_in_a_first_rebuild
             errors_in_place
+            errors_within
             errors_in_a_swap_from_a_base
             errors_in_a_swap_with_purge_from_a_base
             errors_in_a_first_rebuild_from_a_base
