@@ -5,12 +5,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use reroot::base::{BaseOptions, BaseState, CollectPolicy, References, Verdict};
-use reroot::conformance::fault::{Faulty, When};
+use reroot::conformance::fault::Faulty;
 use reroot::volume::Commit;
 use reroot::{BaseName, Bases, CancelToken, Image, Strategy, Wait};
 
 use super::child::{End, Job};
-use super::common::pools::{Backend, left_of_bases};
+use super::common::pools::Backend;
 use super::random::{self, Random, kill_somewhere, measure};
 use super::stand::{Found, Silent, Stand, Table, Which, report};
 use super::steps::{self, kill_at, row};
@@ -37,13 +37,28 @@ impl Bench {
     fn prepare(&self, job: Job) -> Result<(), String> {
         match job {
             Job::MakeBase => self.remove(),
-            _ => self.bases.ensure(Image::open(self.stand.image(Which::B)).map_err(report)?, &BaseOptions::new()).map(drop),
+            _ => {
+                self.release()?;
+                let image = Image::open(self.stand.image(Which::B)).map_err(report)?;
+                self.bases.ensure(image, &BaseOptions::new()).map(drop).map_err(report)
+            }
         }
-        .map_err(report)
     }
 
-    fn remove(&self) -> reroot::Result<()> {
-        self.bases.remove(&self.name, &patience()).map(drop)
+    fn remove(&self) -> Result<(), String> {
+        self.release()?;
+        self.bases.remove(&self.name, &patience()).map(drop).map_err(report)
+    }
+
+    /// Has the base go when it is removed: where a volume depends on the base that it was cloned from, that one is filled otherwise.
+    fn release(&self) -> Result<(), String> {
+        match self.stand.backend {
+            #[cfg(feature = "zfs")]
+            Backend::Zfs if self.bases.list().map_err(report)?.iter().any(|info| !info.clones.is_empty()) => {
+                self.stand.reset(Which::B)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What a kill left, before anyone tidies up, and that it can be made or removed as if nothing had happened.
@@ -115,7 +130,7 @@ enum By {
 }
 
 fn expect_nothing_beside(stand: &Stand) -> Result<(), String> {
-    let left = left_of_bases(stand.folder()).map_err(|error| error.to_string())?;
+    let left = stand.place.left_of_bases()?;
     if left.is_empty() { Ok(()) } else { Err(format!("left over: {}", left.join(", "))) }
 }
 
@@ -130,9 +145,9 @@ pub(crate) fn expect_clean(stand: &Stand) -> Result<(), String> {
     }
     expect_nothing_beside(stand)?;
     match stand.backend {
-        Backend::Dir => Ok(()),
         #[cfg(feature = "btrfs")]
         Backend::Btrfs(_) => of_btrfs::expect_clean(stand),
+        _ => Ok(()),
     }
 }
 
@@ -149,7 +164,7 @@ mod of_btrfs {
 
     /// Demands that there is no subvolume but those that have a name of their own, and no qgroup but theirs.
     pub(super) fn expect_clean(stand: &Stand) -> Result<(), String> {
-        let btrfs = |words: &[&str]| run(Command::new("btrfs").args(words).arg(stand.folder()));
+        let btrfs = |words: &[&str]| run(Command::new("btrfs").args(words).arg(stand.place.folder()));
         let begun = Instant::now();
         while !btrfs(&["subvolume", "list", "-d"])?.is_empty() {
             if begun.elapsed() > Duration::from_secs(60) {
@@ -180,22 +195,20 @@ pub(crate) fn kill_at_every_step(backend: Backend, job: Job, table: &mut Table) 
     let mut volume = Faulty::new(bench.stand.volume(job)?);
     let image = bench.stand.image(Which::B);
     job.run(&mut volume, &Bases::new(Arc::clone(&pool)), image, Arc::new(Silent)).map_err(report)?;
-    let calls = pool.calls();
-    for (number, call) in calls.iter().enumerate() {
-        for point in call.points() {
-            let by = if (number % 2 == 0) == (point.when == When::Before) { By::Use } else { By::Collection };
-            let case = || -> Result<Found, String> {
-                bench.prepare(job)?;
-                kill_at(&bench.stand, job, Which::A, point)?;
-                bench.examine(job, by)
-            };
-            let found = case().map_err(|why| format!("killed {point}, examined by {by:?}: {why}"))?;
-            table.count(row(call, point), found);
-        }
+    let points = steps::points(backend, &pool.calls());
+    for (number, (call, point)) in points.iter().enumerate() {
+        let by = if number % 4 == 0 || number % 4 == 3 { By::Use } else { By::Collection };
+        let case = || -> Result<Found, String> {
+            bench.prepare(job)?;
+            kill_at(&bench.stand, job, Which::A, *point)?;
+            bench.examine(job, by)
+        };
+        let found = case().map_err(|why| format!("killed {point}, examined by {by:?}: {why}"))?;
+        table.count(row(call, *point), found);
     }
-    bench.remove().map_err(report)?;
+    bench.remove()?;
     expect_clean(&bench.stand)?;
-    let kills = calls.len() * 2;
+    let kills = points.len();
     if table.kills() == kills { Ok(()) } else { Err(format!("{} kills, not {kills}", table.kills())) }
 }
 
@@ -223,6 +236,6 @@ pub(crate) fn kill_at_random(backend: Backend, job: Job, kills: usize, seed: u64
             }
         }
     }
-    bench.remove().map_err(report)?;
+    bench.remove()?;
     expect_clean(&bench.stand)
 }

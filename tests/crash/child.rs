@@ -10,9 +10,12 @@ use std::time::Duration;
 use reroot::base::{BaseOptions, CollectPolicy, References};
 use reroot::conformance::fault::{Fault, FaultPoint, Faulty, Primitive, When};
 use reroot::volume::Commit;
-use reroot::{Bases, CancelToken, Event, Image, Phase, Progress, Rebuild, RebuildableVolume, Result, Strategy, Wait, recover};
+use reroot::{
+    Bases, CancelToken, Event, Image, Phase, Progress, Rebuild, RebuildableVolume, Result, SnapshotPolicy, Strategy, Wait, recover,
+};
 
 use super::common::pools::Backend;
+use super::stand::Found;
 
 const JOB: &str = "REROOT_CRASH_JOB";
 const BACKEND: &str = "REROOT_CRASH_BACKEND";
@@ -25,6 +28,10 @@ const POINT: &str = "REROOT_CRASH_POINT";
 pub(crate) enum Job {
     Rebuild(Strategy, Commit),
     Recover,
+    /// A rebuild of a volume with a snapshot, which is purged.
+    Purging,
+    /// A rebuild within the live root, whose snapshot stays.
+    Within,
     /// The same as a rebuild, from the base of the image.
     FromBase(Strategy, Commit),
     /// Makes the base of the image.
@@ -35,11 +42,13 @@ pub(crate) enum Job {
 
 impl Job {
     /// All of them, numbered as they are passed on.
-    const ALL: [Job; 9] = [
+    const ALL: [Job; 11] = [
         Job::Rebuild(Strategy::Swap, Commit::Exchange),
         Job::Rebuild(Strategy::Swap, Commit::TwoRenames),
         Job::Rebuild(Strategy::InPlace, Commit::Exchange),
         Job::Recover,
+        Job::Purging,
+        Job::Within,
         Job::FromBase(Strategy::Swap, Commit::Exchange),
         Job::FromBase(Strategy::Swap, Commit::TwoRenames),
         Job::FromBase(Strategy::InPlace, Commit::Exchange),
@@ -50,12 +59,17 @@ impl Job {
     pub(crate) fn commit(self) -> Commit {
         match self {
             Job::Rebuild(_, commit) | Job::FromBase(_, commit) => commit,
-            Job::Recover | Job::MakeBase | Job::CollectBases => Commit::Exchange,
+            Job::Recover | Job::Purging | Job::Within | Job::MakeBase | Job::CollectBases => Commit::Exchange,
         }
     }
 
     pub(crate) fn is_in_place(self) -> bool {
         matches!(self, Job::Rebuild(Strategy::InPlace, _) | Job::FromBase(Strategy::InPlace, _))
+    }
+
+    /// How many snapshots the volume has when it is over and this root is live.
+    pub(crate) fn snapshots_left(self, live: Found) -> usize {
+        usize::from(self == Job::Within || self == Job::Purging && live == Found::Old)
     }
 
     /// Whether its steps are those of bases, and not of the volume.
@@ -71,12 +85,12 @@ impl Job {
         image: &Path,
         progress: Arc<dyn Progress>,
     ) -> Result<()> {
+        // A sibling of this process may still hold, until its exec, what the parent had open in the root when it was forked.
+        let rebuild = || Ok::<_, reroot::Error>(Rebuild::new(Image::open(image)?).busy_wait(Duration::from_secs(10)));
         match self {
-            Job::Rebuild(strategy, _) => {
-                // A sibling of this process may still hold, until its exec, what the parent had open in the root when it was forked.
-                let rebuild = Rebuild::new(Image::open(image)?).strategy(strategy).busy_wait(Duration::from_secs(10));
-                rebuild.progress(progress).run(volume).map(drop)
-            }
+            Job::Rebuild(strategy, _) => rebuild()?.strategy(strategy).progress(progress).run(volume).map(drop),
+            Job::Purging => rebuild()?.snapshots(SnapshotPolicy::Purge).progress(progress).run(volume).map(drop),
+            Job::Within => rebuild()?.snapshots(SnapshotPolicy::Keep).progress(progress).run(volume).map(drop),
             Job::Recover => recover(volume, &Wait::new(Duration::from_secs(20), CancelToken::new())).map(drop),
             Job::FromBase(strategy, _) => {
                 let base = bases.ensure(Image::open(image)?, &BaseOptions::new())?;

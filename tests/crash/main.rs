@@ -7,8 +7,11 @@ mod common;
 
 mod bases;
 mod child;
+#[cfg(feature = "zfs")]
+mod datasets;
 #[cfg(feature = "btrfs")]
 mod nested;
+mod place;
 mod random;
 mod stand;
 mod steps;
@@ -30,9 +33,6 @@ const KILLS: [(&str, Job, usize); 3] = [
     ("in_place", Job::Rebuild(Strategy::InPlace, Commit::Exchange), 45),
 ];
 
-/// Kills at random moments of what makes or removes a base.
-const BASE_KILLS: usize = 12;
-
 /// Rebuilds from a base, killed at every step: where, and what.
 const FROM_BASE: [(&str, Job); 3] = [
     ("swap_by_exchange", Job::FromBase(Strategy::Swap, Commit::Exchange)),
@@ -43,14 +43,56 @@ const FROM_BASE: [(&str, Job); 3] = [
 /// Kills children, and enters in the table what they left.
 type Kills = Box<dyn FnOnce(&mut Table) -> Result<(), String> + Send>;
 
-/// What is killed where: the names of its tests begin so, and it gets this share of the random kills.
-fn backends() -> Vec<(&'static str, Backend, usize)> {
-    let mut backends = vec![("", Backend::Dir, 1)];
+/// The same on ZFS, where a rebuild takes two renames or happens within the root, and a kill costs a second.
+#[cfg(feature = "zfs")]
+const KILLS_ON_ZFS: [(&str, Job, usize); 4] = [
+    ("swap", Job::Rebuild(Strategy::Swap, Commit::TwoRenames), 12),
+    ("in_place", Job::Rebuild(Strategy::InPlace, Commit::Exchange), 8),
+    ("within", Job::Within, 10),
+    ("purging", Job::Purging, 4),
+];
+
+/// What is killed on a backend.
+struct Plan {
+    /// How the names of its tests begin.
+    prefix: &'static str,
+    backend: Backend,
+    /// At random moments, so often, and at every step.
+    kills: Vec<(&'static str, Job, usize)>,
+    from_base: &'static [(&'static str, Job)],
+    /// Kills at random moments of what makes or removes a base.
+    base_kills: usize,
+}
+
+fn plans() -> Vec<Plan> {
+    let mut plans = vec![Plan { prefix: "", backend: Backend::Dir, kills: KILLS.to_vec(), from_base: &FROM_BASE, base_kills: 12 }];
     #[cfg(feature = "btrfs")]
-    for (prefix, quotas) in [("btrfs_qgroups::", common::pools::Quotas::Full), ("btrfs_no_quotas::", common::pools::Quotas::Off)] {
-        backends.push((prefix, Backend::Btrfs(quotas), 2));
+    {
+        let kills = KILLS.map(|(name, job, kills)| (name, job, kills / 2)).to_vec();
+        let backend = Backend::Btrfs(common::pools::Quotas::Full);
+        plans.push(Plan { prefix: "btrfs_qgroups::", backend, kills: kills.clone(), from_base: &FROM_BASE, base_kills: 6 });
+        // The steps are the same, and there is less to leave.
+        let backend = Backend::Btrfs(common::pools::Quotas::Off);
+        plans.push(Plan { prefix: "btrfs_no_quotas::", backend, kills, from_base: &FROM_BASE[..1], base_kills: 0 });
     }
-    backends
+    #[cfg(feature = "zfs")]
+    plans.push(Plan {
+        prefix: "zfs::",
+        backend: Backend::Zfs,
+        kills: KILLS_ON_ZFS.to_vec(),
+        from_base: &FROM_BASE[..2],
+        base_kills: 3,
+    });
+    plans
+}
+
+/// Whether a test may be left out because no file system of the kind can be made here.
+fn may_be_ignored(why: &str) -> bool {
+    #[cfg(feature = "zfs")]
+    if why == common::lab::NO_POOL {
+        return std::env::var_os("REROOT_LAB").is_none();
+    }
+    why.starts_with("not root") && !common::required()
 }
 
 fn main() {
@@ -67,38 +109,34 @@ fn main() {
             let kills = table.kills();
             tables.lock().unwrap_or_else(PoisonError::into_inner).push(table);
             match result {
-                // No file system of the kind can be made here.
-                Err(why) if kills == 0 && why.starts_with("not root") && !common::required() => Ok(Completion::ignored_with(why)),
+                Err(why) if kills == 0 && may_be_ignored(&why) => Ok(Completion::ignored_with(why)),
                 result => result.map(|()| Completion::Completed).map_err(Failed::from),
             }
         })
     };
     let seed = random::seed();
     let mut trials = Vec::new();
-    for (prefix, backend, share) in backends() {
-        for (number, (name, job, kills)) in KILLS.into_iter().enumerate() {
+    for Plan { prefix, backend, kills, from_base, base_kills } in plans() {
+        for (number, (name, job, kills)) in kills.iter().copied().enumerate() {
             let seed = seed.wrapping_add(number as u64);
-            let kills = (kills / share).max(1);
             let run = Box::new(move |table: &mut Table| random::kill_at_random(backend, job, kills, seed, table));
             trials.push(trial(format!("{prefix}random::{name}"), run));
         }
-        for (name, job, _) in KILLS {
+        for (name, job, _) in kills {
             let run = Box::new(move |table: &mut Table| steps::kill_at_every_step(backend, job, table));
             trials.push(trial(format!("{prefix}every_step::{name}"), run));
         }
         let run = Box::new(move |table: &mut Table| steps::kill_recover_at_every_step(backend, table));
         trials.push(trial(format!("{prefix}every_step::recover"), run));
-        // Without qgroups the steps are the same, and there is less to leave.
-        let most = share == 1 || prefix.contains("qgroups");
-        for (name, job) in FROM_BASE.into_iter().take(if most { FROM_BASE.len() } else { 1 }) {
+        for (name, job) in from_base.iter().copied() {
             let run = Box::new(move |table: &mut Table| steps::kill_at_every_step(backend, job, table));
             trials.push(trial(format!("{prefix}from_base::{name}"), run));
         }
         for (name, job) in [("make", Job::MakeBase), ("collect", Job::CollectBases)] {
             let run = Box::new(move |table: &mut Table| bases::kill_at_every_step(backend, job, table));
             trials.push(trial(format!("{prefix}bases::every_step::{name}"), run));
-            if most {
-                let run = Box::new(move |table: &mut Table| bases::kill_at_random(backend, job, BASE_KILLS / share, seed, table));
+            if base_kills > 0 {
+                let run = Box::new(move |table: &mut Table| bases::kill_at_random(backend, job, base_kills, seed, table));
                 trials.push(trial(format!("{prefix}bases::random::{name}"), run));
             }
         }

@@ -97,6 +97,7 @@ pub(crate) fn kill_at_random(backend: Backend, job: Job, kills: usize, seed: u64
     let mut random = Random(seed);
     let stand = Stand::new(backend, ENTRIES)?;
     stand.reset(Which::A)?;
+    stand.prepare(job)?;
     let course = measure(&stand, job, Which::B)?;
     let recovery = Course { whole: course.whole / 3, phases: Vec::new() };
     let mut live = Which::B;
@@ -107,6 +108,7 @@ pub(crate) fn kill_at_random(backend: Backend, job: Job, kills: usize, seed: u64
             return Err(format!("only {} of {number} attempts were in time to kill", table.kills()));
         }
         let case = |random: &mut Random| -> Result<Option<(Option<Phase>, Found)>, String> {
+            stand.prepare(job)?;
             let (end, phase) = kill_somewhere(&stand, job, live.other(), &course, random)?;
             if end == End::Done {
                 return Ok(None);

@@ -8,15 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reroot::conformance::fault::Faulty;
-use reroot::conformance::manifest::{DirectoryTimes, Manifest, ManifestOptions};
+use reroot::conformance::manifest::Manifest;
 use reroot::conformance::tree::Tree;
 use reroot::volume::{BasePool, Names, Removal, RootId, Slot};
-use reroot::{Bases, CancelToken, Event, Progress, RebuildableVolume, RecoverAction, Strategy, Wait, recover};
+use reroot::{Bases, CancelToken, Event, Progress, RebuildableVolume, RecoverAction, Wait, recover};
 
 use super::child::Job;
-use super::common::Folder;
-use super::common::loopfs::{Kind, LoopFs};
 use super::common::pools::Backend;
+use super::place::{self, Place};
+
+/// What the snapshot of the volume is called, if it has one.
+pub(crate) const SNAPSHOT: &str = "snapshot-0";
 
 /// Which of the two images a root was filled from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,48 +54,33 @@ impl Progress for Silent {
 /// A pool with one volume, and two images of some thousand entries in all.
 pub(crate) struct Stand {
     pub(crate) backend: Backend,
-    // Dropped in this order: the folder before the file system it lies on.
-    folder: Folder,
-    _memory: Option<LoopFs>,
+    pub(crate) place: Box<dyn Place>,
     images: [(PathBuf, Manifest); 2],
 }
 
 impl Stand {
     pub(crate) fn new(backend: Backend, entries: usize) -> Result<Self, String> {
-        // In memory where that can be had: processes are killed here and not machines, so the disk would only make it slower.
-        let memory = match backend {
-            Backend::Dir => LoopFs::new(Kind::Tmpfs, 256).ok(),
-            #[cfg(feature = "btrfs")]
-            Backend::Btrfs(_) => Some(LoopFs::new(Kind::Btrfs, 1024)?),
-        };
-        memory.as_ref().map_or(Ok(()), |memory| backend.set_up(&memory.path()))?;
-        let place = memory.as_ref().map_or_else(|| "/dev/shm".into(), LoopFs::path);
-        let folder = Folder::new(&place).or_else(|_| Folder::new(&std::env::temp_dir())).map_err(|error| error.to_string())?;
+        let place = place::new(backend)?;
         let image = |which: Which| -> Result<_, String> {
             let tree = tree(which, entries);
-            let path = folder.path().join(format!("{which:?}.tar"));
+            let path = place.folder().join(format!("{which:?}.tar"));
             let bytes = tree.to_tar().map_err(|error| error.to_string())?;
             fs::write(&path, bytes).map_err(|error| error.to_string())?;
             Ok((path, tree.manifest()))
         };
         let images = [image(Which::A)?, image(Which::B)?];
-        fs::create_dir(folder.path().join("pool")).map_err(|error| error.to_string())?;
-        Ok(Stand { backend, folder, _memory: memory, images })
-    }
-
-    fn pool(&self) -> PathBuf {
-        self.folder.path().join("pool")
+        Ok(Stand { backend, place, images })
     }
 
     pub(crate) fn volume_path(&self) -> PathBuf {
-        self.pool().join("c1")
+        self.place.volume()
     }
 
     pub(crate) fn volume(&self, job: Job) -> Result<Box<dyn RebuildableVolume>, String> {
         self.backend.open(&self.volume_path(), job.commit()).map_err(report)
     }
 
-    /// The bases of the pool, which lie beside the folder of the volume.
+    /// The bases of the pool, which lie beside what the volume is in.
     pub(crate) fn pool_of_bases(&self) -> Result<Box<dyn BasePool>, String> {
         self.backend.pool_of(&self.volume_path()).map_err(report)
     }
@@ -102,30 +89,37 @@ impl Stand {
         self.pool_of_bases().map(Bases::new)
     }
 
-    /// The folder in which the bases' own lies.
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
     pub(crate) fn image(&self, which: Which) -> &Path {
         &self.images[which as usize].0
     }
 
     /// Rebuilds the volume, in this process, and demands that it worked.
     pub(crate) fn rebuild(&self, job: Job, which: Which) -> Result<Faulty<Box<dyn RebuildableVolume>>, String> {
+        self.prepare(job)?;
+        self.run(job, which)
+    }
+
+    /// Brings the volume to this root by the safest way, whatever it holds.
+    pub(crate) fn reset(&self, which: Which) -> Result<(), String> {
+        self.run(Job::Purging, which).map(drop)
+    }
+
+    /// Gives the volume the snapshot that the job is about.
+    pub(crate) fn prepare(&self, job: Job) -> Result<(), String> {
+        if job.snapshots_left(Found::Old) > 0 && self.volume(job)?.snapshots().map_err(report)?.is_empty() {
+            self.place.snapshot()?;
+        }
+        Ok(())
+    }
+
+    fn run(&self, job: Job, which: Which) -> Result<Faulty<Box<dyn RebuildableVolume>>, String> {
         let mut volume = Faulty::new(self.volume(job)?);
         job.run(&mut volume, &self.bases()?, self.image(which), Arc::new(Silent)).map_err(report)?;
         match self.live()? {
-            Some(found) if found == which => self.expect_alone()?,
+            Some(found) if found == which => self.expect_alone(job.snapshots_left(Found::New))?,
             other => return Err(format!("a rebuild from {which:?} left {other:?}")),
         }
         Ok(volume)
-    }
-
-    /// Brings the volume to this root by the safest way.
-    pub(crate) fn reset(&self, which: Which) -> Result<(), String> {
-        let job = Job::Rebuild(Strategy::Swap, reroot::volume::Commit::Exchange);
-        self.rebuild(job, which).map(drop)
     }
 
     pub(crate) fn names(&self, job: Job) -> Result<Names, String> {
@@ -134,12 +128,7 @@ impl Stand {
 
     /// Which root is live; an error if it is neither of the two, whole.
     pub(crate) fn live(&self) -> Result<Option<Which>, String> {
-        let path = self.volume_path();
-        if !path.exists() {
-            return Ok(None);
-        }
-        let options = ManifestOptions::new().with_directory_times(DirectoryTimes::IgnoredOfRoot);
-        let live = options.read(&path).map_err(report)?;
+        let Some(live) = self.place.live()? else { return Ok(None) };
         for which in [Which::A, Which::B] {
             if self.images[which as usize].1 == live {
                 return Ok(Some(which));
@@ -149,16 +138,11 @@ impl Stand {
         Err(format!("the live root is neither A:\n{}\nnor B:\n{}", a.diff(&live), b.diff(&live)))
     }
 
-    /// Demands that the pool holds the volume and nothing else.
-    fn expect_alone(&self) -> Result<(), String> {
-        let mut names: Vec<_> = fs::read_dir(self.pool())
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| error.to_string())?
-            .into_iter()
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        if names == ["c1"] { Ok(()) } else { Err(format!("in the pool are {names:?}")) }
+    /// Demands that the pool holds the volume, with so many snapshots, and nothing else.
+    fn expect_alone(&self, snapshots: usize) -> Result<(), String> {
+        let snapshot = format!("c1@{SNAPSHOT}");
+        let (names, expected) = (self.place.names()?, &["c1", &snapshot][..=snapshots]);
+        if names == expected { Ok(()) } else { Err(format!("in the pool are {names:?}, not {expected:?}")) }
     }
 
     /// Recovers after a kill on the way from `old` to the other root, and demands the one or the other, whole and alone, twice.
@@ -180,8 +164,9 @@ impl Stand {
                 return Err("a second recover changed the names".into());
             }
             let Some(which) = self.live()? else { return Ok(Found::NoRoot) };
-            self.expect_alone()?;
-            Ok(if which == old { Found::Old } else { Found::New })
+            let found = if which == old { Found::Old } else { Found::New };
+            self.expect_alone(job.snapshots_left(found))?;
+            Ok(found)
         };
         let found = examine().map_err(|why| format!("{why}\n  (there was: {before})"))?;
         // Only while the old root goes and the new one comes, in place.

@@ -24,7 +24,7 @@ use reroot::{Error, ErrorKind, RebuildableVolume, Result};
 pub(crate) use self::folders::{DirFactory, left_of_bases};
 #[cfg(feature = "zfs")]
 #[allow(unused_imports, reason = "each program uses a part of it")]
-pub(crate) use self::zfs::{Visited, ZfsFactory};
+pub(crate) use self::zfs::{Visited, ZfsFactory, is_left};
 
 /// A factory that can say beforehand whether it will have pools.
 pub(crate) trait Place: Factory {

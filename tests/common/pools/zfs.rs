@@ -239,7 +239,7 @@ impl Pool for ZfsPool {
 }
 
 /// Whether what lies in a pool is neither a volume or a snapshot of one, nor a complete base.
-fn is_left(name: &str, volumes: &BTreeSet<String>) -> bool {
+pub(crate) fn is_left(name: &str, volumes: &BTreeSet<String>) -> bool {
     let (dataset, snapshot) = name.split_once('@').map_or((name, None), |(dataset, snapshot)| (dataset, Some(snapshot)));
     match dataset.split_once('/') {
         None => !matches!((dataset, snapshot), ("containers" | "reroot-bases" | "ballast", None)),
