@@ -214,7 +214,7 @@ pub(crate) fn kill_at_every_step(backend: Backend, job: Job, table: &mut Table) 
 
 pub(crate) fn kill_at_random(backend: Backend, job: Job, kills: usize, seed: u64, table: &mut Table) -> Result<(), String> {
     let mut random = Random::new(seed);
-    let bench = Bench::new(backend, random::ENTRIES)?;
+    let bench = Bench::new(backend, random::entries(backend))?;
     bench.prepare(job)?;
     let course = measure(&bench.stand, job, Which::B)?;
     let mut number = 0;

@@ -46,10 +46,10 @@ type Kills = Box<dyn FnOnce(&mut Table) -> Result<(), String> + Send>;
 /// The same on ZFS, where a rebuild takes two renames or happens within the root, and a kill costs a second.
 #[cfg(feature = "zfs")]
 const KILLS_ON_ZFS: [(&str, Job, usize); 4] = [
-    ("swap", Job::Rebuild(Strategy::Swap, Commit::TwoRenames), 12),
+    ("swap", Job::Rebuild(Strategy::Swap, Commit::TwoRenames), 10),
     ("in_place", Job::Rebuild(Strategy::InPlace, Commit::Exchange), 8),
     ("within", Job::Within, 10),
-    ("purging", Job::Purging, 4),
+    ("purging", Job::Purging, 3),
 ];
 
 /// What is killed on a backend.
@@ -81,7 +81,7 @@ fn plans() -> Vec<Plan> {
         backend: Backend::Zfs,
         kills: KILLS_ON_ZFS.to_vec(),
         from_base: &FROM_BASE[..2],
-        base_kills: 3,
+        base_kills: 2,
     });
     plans
 }

@@ -9,7 +9,15 @@ use super::child::{End, Job, Running};
 use super::common::pools::Backend;
 use super::stand::{Found, Stand, Table, Which};
 
-pub(crate) const ENTRIES: usize = 2000;
+/// How much there is to unpack, and so to be killed in.
+pub(crate) fn entries(backend: Backend) -> usize {
+    match backend {
+        #[cfg(feature = "zfs")]
+        Backend::Zfs => 400,
+        _ => 2000,
+    }
+}
+
 /// After every so many kills the next rebuild is made to the end, uninterrupted.
 const WHOLE_EVERY: usize = 10;
 /// After every so many kills the recovery is killed too.
@@ -95,7 +103,7 @@ pub(crate) fn kill_somewhere(
 
 pub(crate) fn kill_at_random(backend: Backend, job: Job, kills: usize, seed: u64, table: &mut Table) -> Result<(), String> {
     let mut random = Random(seed);
-    let stand = Stand::new(backend, ENTRIES)?;
+    let stand = Stand::new(backend, entries(backend))?;
     stand.reset(Which::A)?;
     stand.prepare(job)?;
     let course = measure(&stand, job, Which::B)?;

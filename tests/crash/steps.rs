@@ -86,19 +86,18 @@ pub(crate) fn kill_recover_at_every_step(backend: Backend, table: &mut Table) ->
     let in_place = Job::Rebuild(Strategy::InPlace, Commit::Exchange);
     let mut situations = vec![
         ("after stage", swap, FaultPoint::new(Primitive::Stage, 1, When::After)),
-        ("after seal", swap, FaultPoint::new(Primitive::Seal, 1, When::After)),
         ("between the renames", renames, FaultPoint::new(Primitive::Rename, 1, When::After)),
         ("after the renames", renames, FaultPoint::new(Primitive::Rename, 2, When::After)),
         ("in place, old root retired", in_place, FaultPoint::new(Primitive::Rename, 1, When::After)),
-        ("in place, new root staged", in_place, FaultPoint::new(Primitive::Seal, 1, When::After)),
     ];
     match backend {
         #[cfg(feature = "zfs")]
-        Backend::Zfs => situations.extend([
-            ("within, after stage", Job::Within, FaultPoint::new(Primitive::Stage, 1, When::After)),
-            ("within, after seal", Job::Within, FaultPoint::new(Primitive::Seal, 1, When::After)),
+        Backend::Zfs => situations.push(("within, after seal", Job::Within, FaultPoint::new(Primitive::Seal, 1, When::After))),
+        _ => situations.extend([
+            ("after seal", swap, FaultPoint::new(Primitive::Seal, 1, When::After)),
+            ("after exchange", swap, FaultPoint::new(Primitive::Exchange, 1, When::After)),
+            ("in place, new root staged", in_place, FaultPoint::new(Primitive::Seal, 1, When::After)),
         ]),
-        _ => situations.push(("after exchange", swap, FaultPoint::new(Primitive::Exchange, 1, When::After))),
     }
     let stand = Stand::new(backend, ENTRIES)?;
     for (situation, job, interruption) in situations {
