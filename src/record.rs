@@ -38,6 +38,8 @@ pub struct ImageRecord {
     pub base: Option<BaseName>,
     /// What the root held when it was sealed: of a base, to verify it by.
     pub contents: Option<Contents>,
+    /// At how many entries something of the image could not be kept when the root was filled from it: of a base, for whoever clones it.
+    pub losses: u64,
     /// What the image says of its root directory, where the directory itself is closed: that of a base that is to be cloned.
     pub top: Option<Top>,
 }
@@ -130,6 +132,7 @@ impl ImageRecord {
             time: UNIX_EPOCH + Duration::from_secs(now),
             base: None,
             contents: None,
+            losses: 0,
             top: None,
         }
     }
@@ -166,6 +169,13 @@ impl ImageRecord {
     #[must_use]
     pub fn with_contents(mut self, contents: Contents) -> Self {
         self.contents = Some(contents);
+        self
+    }
+
+    /// Sets [`ImageRecord::losses`].
+    #[must_use]
+    pub fn with_losses(mut self, losses: u64) -> Self {
+        self.losses = losses;
         self
     }
 
@@ -218,6 +228,9 @@ impl ImageRecord {
         if let Some(Top { mode, uid, gid }) = &self.top {
             line("top", format!("{mode:04o}:{uid}:{gid}").as_bytes());
         }
+        if self.losses > 0 {
+            line("losses", self.losses.to_string().as_bytes());
+        }
         if let Some(contents) = &self.contents {
             line("tree", contents.digest.to_string().as_bytes());
             line("entries", contents.entries.to_string().as_bytes());
@@ -268,6 +281,7 @@ impl ImageRecord {
                 b"tree" => tree = Some(text(&value).ok_or_else(|| invalid("the digest of the tree is malformed"))?),
                 b"entries" => entries = Some(text(&value).ok_or_else(|| invalid("the number of entries is malformed"))?),
                 b"bytes" => size = Some(text(&value).ok_or_else(|| invalid("the number of bytes is malformed"))?),
+                b"losses" => record.losses = text(&value).ok_or_else(|| invalid("the number of losses is malformed"))?,
                 b"strip" => record.strip = Some(OsString::from_vec(value).into()),
                 b"time" => {
                     let seconds = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
@@ -303,7 +317,7 @@ impl serde::Serialize for ImageRecord {
         };
         let strip = self.strip.as_deref().map(|strip| Escaped::from(strip).to_string());
         let time = self.time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let mut state = serializer.serialize_struct("ImageRecord", 8)?;
+        let mut state = serializer.serialize_struct("ImageRecord", 9)?;
         state.serialize_field("origin", origin)?;
         state.serialize_field("name", &self.origin.to_string())?;
         state.serialize_field("sha256", &self.digest)?;
@@ -312,6 +326,7 @@ impl serde::Serialize for ImageRecord {
         state.serialize_field("time", &time)?;
         state.serialize_field("base", &self.base)?;
         state.serialize_field("contents", &self.contents)?;
+        state.serialize_field("losses", &self.losses)?;
         state.end()
     }
 }
@@ -338,7 +353,7 @@ mod tests {
         same(&ImageRecord::new(Origin::Stream("standard input\n".into())));
         let digest = Sha256::from_bytes([0x1f; 32]);
         let contents = Contents { digest, entries: 7, bytes: ByteSize::mib(3) };
-        same(&ImageRecord::new(Origin::File("/i".into())).with_base(BaseName::new(digest)).with_contents(contents).with_top(Top {
+        same(&ImageRecord::new(Origin::File("/i".into())).with_base(BaseName::new(digest)).with_contents(contents).with_losses(7).with_top(Top {
             mode: 0o2751,
             uid: 7,
             gid: 8,

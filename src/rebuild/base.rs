@@ -8,8 +8,9 @@ use super::recover::recover_locked;
 use super::{ContentsPolicy, Existing, Rebuild, Report, run};
 use crate::base::{Base, BaseOptions};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::Image;
+use crate::image::{BaseRoot, Image};
 use crate::progress::Wait;
+use crate::unpack::LossPolicy;
 use crate::volume::{RebuildableVolume, Removal, Slot};
 
 impl Rebuild {
@@ -67,11 +68,24 @@ pub(crate) fn remove(volume: &mut dyn RebuildableVolume, wait: &Wait) -> Result<
 }
 
 /// # Errors
-/// [`ErrorKind::InvalidInput`] for an option that can no longer have its effect.
+/// [`ErrorKind::InvalidInput`] for an option that can no longer have its effect; [`ErrorKind::Lossy`] for a base that is not all that its image was.
 pub(super) fn check_options(image: &Image, options: &super::Options) -> Result<()> {
-    if image.base().is_some() && options.shift.is_some() {
+    let Some(base) = image.base() else { return Ok(()) };
+    if let Some(lost) = what_is_lost(base).filter(|_| options.losses == LossPolicy::Refuse) {
+        return Err(Error::new(ErrorKind::Lossy, "rebuild from a base", lost)
+            .with_remedy("remove the base and make it as root where the file system keeps all of it, or let losses be reported"));
+    }
+    if options.shift.is_some() {
         return Err(Error::new(ErrorKind::InvalidInput, "rebuild from a base", "its files have their owners already")
             .with_remedy("shift the owners when the base is made"));
     }
     Ok(())
+}
+
+/// What a base lacks of its image, in words.
+pub(super) fn what_is_lost(base: &BaseRoot) -> Option<String> {
+    match base.record.losses {
+        0 => None,
+        losses => Some(format!("the base lacks what could not be kept of its image, at {losses} of its entries")),
+    }
 }

@@ -264,6 +264,7 @@ impl<'a> Execution<'a> {
             self.report.entries = self.report.entries.saturating_sub(1);
         }
         if self.options.contents == ContentsPolicy::Recorded {
+            self.report.image.losses = filled.unpacked.losses.count();
             self.report.image.contents = Some(super::fill::contents(&root, self.image, self.options, self.clock)?);
         }
         self.report.losses = filled.unpacked.losses;
@@ -274,6 +275,10 @@ impl<'a> Execution<'a> {
     fn seal(&mut self) -> Result<()> {
         self.clock.enter(Phase::Seal);
         self.root = None;
+        #[cfg(feature = "tar")]
+        if let Some(lost) = self.image.base().and_then(|base| super::base::what_is_lost(base)) {
+            self.warn(Warning::new(lost));
+        }
         let record: &ImageRecord = &self.report.image;
         let warnings = self.volume.seal(record, self.metadata())?;
         warnings.into_iter().for_each(|warning| self.warn(warning));

@@ -85,6 +85,11 @@ impl Losses {
         self.losses.is_empty()
     }
 
+    /// How many losses there were, of all kinds.
+    pub fn count(&self) -> u64 {
+        self.losses.iter().map(|loss| loss.count).sum()
+    }
+
     /// The kinds of loss there were, in the order in which each was first met.
     pub fn iter(&self) -> impl Iterator<Item = &Loss> {
         self.losses.iter()

@@ -9,7 +9,7 @@ use std::time::Duration;
 use reroot::base::{BaseOptions, CollectPolicy, References, Verdict};
 use reroot::conformance::manifest::DirectoryTimes;
 use reroot::conformance::{ManifestOptions, Tree};
-use reroot::{CancelToken, ErrorKind, Image};
+use reroot::{CancelToken, ErrorKind, Image, LossPolicy, Outcome, Rebuild};
 
 use super::common::Folder;
 use super::common::loopfs::{Kind, run};
@@ -134,7 +134,12 @@ fn without_root_what_a_base_loses_is_lost_by_its_volumes() {
     let direct = shown(anew(Image::open(&path).unwrap()).run(&mut *stand.volume("direct")));
     assert!(!direct.losses.is_empty());
     let base = stand.ensure(&path);
+    assert_eq!(base.record().losses, direct.losses.count());
     let report = stand.rebuild("c1", &base);
     assert_eq!(list(&stand.root("c1")), list(&stand.root("direct")));
     assert_eq!(report.entries, 1);
+    assert!(report.warnings.iter().any(|warning| warning.message.contains("the base lacks")), "{report}");
+    // Whoever wants none is refused, by the record: the base is not read for it.
+    let error = failed(Rebuild::from_base(&base).losses(LossPolicy::Refuse).run(&mut *stand.volume("c1")));
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Lossy, Outcome::Untouched), "{}", error.report());
 }
