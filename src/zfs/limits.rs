@@ -36,7 +36,7 @@ impl Limits {
         out.extend(self.quota.map(|quota| values::number("quota", quota.bytes())));
         let stand_in = self.quota.filter(|_| of_clone && self.refquota.is_none());
         out.extend(self.refquota.or(stand_in).map(|refquota| values::number("refquota", refquota.bytes())));
-        out.extend(stand_in.map(|_| text(note::LIMIT, "refquota")));
+        out.extend(stand_in.map(|refquota| text(note::LIMIT, refquota.bytes().to_string())));
         out
     }
 

@@ -83,7 +83,8 @@ impl Kept {
             }
         }
         // A limit that was only the clone's stand-in for another goes with it.
-        if found.notes.get(note::LIMIT).is_some_and(|note| note == b"refquota") {
+        let stand_in = found.notes.get(note::LIMIT).and_then(|note| std::str::from_utf8(note).ok()?.parse().ok());
+        if stand_in.map(ByteSize::from_bytes) == kept.limits.refquota {
             kept.limits.refquota = None;
         }
         // A dataset that waits to be mounted by itself again is as good as one that is.

@@ -66,6 +66,12 @@ fn a_limit_counts_what_a_clone_shares() {
     // The stand-in is no one's wish: it goes again.
     rebuild(&mut pool.volume(), &new()).unwrap();
     assert_eq!((pool.get("quota", "c1").as_str(), pool.get("refquota", "c1").as_str()), ("33554432", "0"));
+    // What someone set since is theirs and stays.
+    Rebuild::from_base(&base).run(&mut pool.volume()).unwrap();
+    pool.zfs(&["set", "refquota=16M"], "c1");
+    rebuild(&mut pool.volume(), &new()).unwrap();
+    assert_eq!((pool.get("quota", "c1").as_str(), pool.get("refquota", "c1").as_str()), ("33554432", "16777216"));
+    pool.zfs(&["set", "refquota=none"], "c1");
     // A base that is larger than the limit is refused before anything is done, unless the volume may grow.
     pool.zfs(&["set", "quota=6M"], "c1");
     let said = super::refused(Rebuild::from_base(&base).run(&mut pool.volume()), ErrorKind::NoSpace(Space::Quota));
