@@ -6,9 +6,11 @@ pub(super) const MADE: &str = "reroot:made";
 pub(super) const CANMOUNT: &str = "reroot:canmount";
 /// The properties that can be chosen only when a dataset is made, as `zfs get` told them.
 pub(super) const FORM: &str = "reroot:form";
-/// `refquota`: it is there because a clone's `quota` does not count what it shares, and nobody else set it.
+/// The `refquota` that is there because a clone's `quota` does not count what it shares. One of another size was set by someone since.
 pub(super) const LIMIT: &str = "reroot:limit";
-/// On the snapshot that keeps an old root: its limits.
+/// On the snapshot that keeps an old root: the GUID of the dataset that it was taken of. A copy that was received has another.
+pub(super) const OF: &str = "reroot:of";
+/// On the same: its limits.
 pub(super) const QUOTA: &str = "reroot:quota";
 pub(super) const REFQUOTA: &str = "reroot:refquota";
 /// On a base: when it was used, in seconds since 1970.

@@ -23,8 +23,8 @@ use crate::volume::{Slot, VolumeId, VolumeLock};
 /// Where the locks are. A pool is imported on one machine, so a folder of this machine will do.
 const LOCKS: &str = "/run/reroot";
 /// For how long a dataset is let go by whoever holds it for a moment, such as a new process that has not begun its program yet.
-const BUSY: Duration = Duration::from_secs(5);
-const BUSY_STEP: Duration = Duration::from_millis(20);
+pub(super) const BUSY: Duration = Duration::from_secs(5);
+pub(super) const BUSY_STEP: Duration = Duration::from_millis(20);
 
 /// The kernel's ZFS and a dataset in it.
 #[derive(Debug, Clone)]
@@ -171,7 +171,21 @@ impl Place {
                 Slot::Retired => look.retired = it,
             }
         }
+        if let (Some(live), Some(safety)) = (&look.live, found.get("safety")) {
+            self.check_safety(live, safety, operation)?;
+        }
         Ok(look)
+    }
+
+    /// Refuses a snapshot under the name of ours that was not taken of this dataset by this library: to roll back to it would destroy what came later.
+    fn check_safety(&self, live: &Found, safety: &Value, operation: &'static str) -> Result<()> {
+        let of = safety.as_list().and_then(|map| map.get("of")).and_then(Value::as_str);
+        if of.and_then(|of| of.parse().ok()) == Some(live.guid) {
+            return Ok(());
+        }
+        let name = self.name.safety();
+        let error = Error::new(ErrorKind::AlreadyExists, operation, format!("{name} was not made by this library of this dataset"));
+        Err(self.add_volume(error).with_remedy(format!("rename it, for the name is reserved: zfs rename {name} @OTHER")))
     }
 
     pub(super) fn lock(&self, wait: &Wait) -> Result<VolumeLock> {

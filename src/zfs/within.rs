@@ -6,9 +6,10 @@ use nix::errno::Errno;
 
 use super::limits::Limits;
 use super::name::{SAFETY, c_text};
-use super::place::{program, text};
+use super::place::{BUSY, BUSY_STEP, program, text};
 use super::{ZfsVolume, command, note};
 use crate::error::{Error, ErrorKind, Result};
+use crate::progress::{CancelToken, Wait};
 use crate::size::ByteSize;
 use crate::sys::detached::Access;
 use crate::sys::remove;
@@ -23,10 +24,17 @@ impl ZfsVolume {
             return Err(self.is_staged());
         }
         let live = self.place.name.slot(Slot::Live);
+        let Some(found) = look.live else {
+            return Err(self.place.add_volume(Error::new(ErrorKind::NotFound, OPERATION, "there is no live root")));
+        };
         let limits = self.place.space(&live, OPERATION)?.limits;
         // A rollback brings back no property: those that may change are noted with the snapshot.
         let bytes = |limit: Option<ByteSize>| limit.map_or(0, ByteSize::bytes).to_string();
-        let notes = [text(note::QUOTA, bytes(limits.quota)), text(note::REFQUOTA, bytes(limits.refquota))];
+        let notes = [
+            text(note::OF, found.guid.to_string()),
+            text(note::QUOTA, bytes(limits.quota)),
+            text(note::REFQUOTA, bytes(limits.refquota)),
+        ];
         let taken = self.place.zfs.snapshot(&c_text(self.place.name.safety()), &notes);
         taken
             .map_err(|errno| self.place.failed(OPERATION, "cannot take the snapshot that would bring the old root back", errno))?;
@@ -53,6 +61,7 @@ impl ZfsVolume {
     /// Brings the old root back.
     pub(super) fn roll_back(&mut self) -> Result<()> {
         const OPERATION: &str = "bring the old root back";
+        self.refuse_in_use(OPERATION)?;
         let live = self.place.name.slot(Slot::Live);
         let safety = self.place.name.safety();
         let snapshots = self.details(&live, OPERATION)?;
@@ -73,6 +82,21 @@ impl ZfsVolume {
         let before = self.noted_limits(&safety, OPERATION)?;
         command::set(&self.place, &live, &now.changes(before), OPERATION)?;
         self.destroy_safety(OPERATION)
+    }
+
+    /// The kernel rolls back under who uses the dataset: an instance that was started on the unfinished root would lose what it wrote.
+    fn refuse_in_use(&self, operation: &'static str) -> Result<()> {
+        let wait = Wait::new(BUSY, CancelToken::new());
+        loop {
+            let holders = self.state_holders()?;
+            let Some(holder) = holders.first() else { return Ok(()) };
+            if wait.pause(operation, BUSY_STEP)? {
+                continue;
+            }
+            let error = Error::new(ErrorKind::Busy, operation, format!("the unfinished root is in use: {holder}"));
+            let remedy = "save what it wrote there, end this use and run recover, which brings back the root from before";
+            return Err(self.place.add_volume(error).with_remedy(remedy));
+        }
     }
 
     fn noted_limits(&self, safety: &str, operation: &'static str) -> Result<Limits> {

@@ -123,3 +123,57 @@ fn a_visible_snapshot_directory_is_let_be() {
     pool.expect("new", &["c1", "c1@a"]);
     assert!(pool.visit("c1", |root| root.join(".zfs/snapshot/a/old").exists()));
 }
+
+#[test]
+fn a_snapshot_of_our_name_that_is_not_ours_is_never_rolled_back_to() {
+    let pool = need!(Pool::with_old());
+    pool.zfs(&["snapshot"], "c1@reroot-staged");
+    pool.visit("c1", |root| fs::write(root.join("later"), "").unwrap());
+    let error = reroot::recover(&mut pool.volume(), &soon()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{}", error.report());
+    assert!(error.remedy().unwrap().contains("zfs rename"), "{}", error.report());
+    pool.expect("later", &["c1", "c1@reroot-staged"]);
+    pool.zfs(&["destroy"], "c1@reroot-staged");
+    // One of ours, with all its properties, in a copy that someone received.
+    let mut volume = pool.volume();
+    let lock = volume.lock(&soon()).unwrap();
+    volume.capture().unwrap();
+    drop(volume.stage(&StageSpec::new().with_placement(Placement::Within)).unwrap());
+    let (from, to) = (pool.name("c1@reroot-staged"), pool.name("copy"));
+    run(Command::new("sh").args(["-c", &format!("zfs send -R {from} | zfs receive -u {to}")])).unwrap();
+    pool.visit("copy", |root| fs::write(root.join("later"), "").unwrap());
+    let mut copy = ZfsVolume::open(&to).unwrap();
+    assert_eq!(reroot::recover(&mut copy, &soon()).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert!(pool.visit("copy", |root| root.join("later").exists()));
+    drop(lock);
+    reroot::recover(&mut volume, &soon()).unwrap();
+    pool.expect("later", &["c1", "copy", "copy@reroot-staged"]);
+}
+
+#[test]
+fn an_unfinished_root_that_an_instance_was_started_on_is_not_rolled_back() {
+    let pool = need!(Pool::with_old());
+    let mut volume = pool.volume();
+    let lock = volume.lock(&soon()).unwrap();
+    volume.capture().unwrap();
+    drop(volume.stage(&StageSpec::new().with_placement(Placement::Within)).unwrap());
+    drop(lock);
+    pool.visit("c1", |root| {
+        fs::write(root.join("work"), "").unwrap();
+        let error = reroot::recover(&mut volume, &soon()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy, "{}", error.report());
+        assert!(error.message().contains(&*root.to_string_lossy()), "{}", error.report());
+        assert!(root.join("work").exists());
+    });
+    reroot::recover(&mut volume, &soon()).unwrap();
+    pool.expect("old", &["c1"]);
+}
+
+#[test]
+fn a_read_only_root_is_refused_before_anything_is_changed() {
+    let pool = need!(Pool::with_foreign(&[]));
+    pool.zfs(&["snapshot"], "c1@a");
+    pool.zfs(&["set", "readonly=on"], "c1");
+    assert!(refused(keep(image(&new())).run(&mut pool.volume()), ErrorKind::Unsupported).contains("readonly=off"));
+    pool.expect("old", &["c1", "c1@a"]);
+}

@@ -18,5 +18,10 @@ for slot, name in pairs(args.names) do
 end
 if zfs.exists(args.safety) then
   found.safety = { guid = zfs.get_prop(args.safety, "guid") }
+  for property, value in zfs.list.user_properties(args.safety) do
+    if property == "reroot:of" then
+      found.safety.of = value
+    end
+  end
 end
 return found
