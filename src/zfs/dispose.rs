@@ -46,10 +46,15 @@ impl ZfsVolume {
     }
 
     /// Says of a root that it is not only one.
-    fn with_children_left(&self, slot: Slot) -> Result<Error> {
+    pub(super) fn with_children_left(&self, slot: Slot) -> Result<Error> {
         let children = self.children_of(slot, OPERATION)?.join(", ");
         let error = Error::new(ErrorKind::HasDependents, OPERATION, format!("it has child datasets: {children}"));
-        Ok(self.place.add_volume(error).with_remedy("rename them, or destroy them by zfs destroy -r, and run recover"))
+        // Without a live root there is no other for them to go to.
+        let remedy = match slot {
+            Slot::Retired => "rebuild by swap, which has a root that they can go to",
+            _ => "move them out of it (zfs rename) and run recover",
+        };
+        Ok(self.place.add_volume(error).with_remedy(remedy))
     }
 
     /// Names who keeps a dataset busy.

@@ -83,6 +83,10 @@ impl ZfsVolume {
             (None, Some(_)) => Slot::Staged,
             (None, None) => return Ok(()),
         };
+        // Then the root cannot go either, and comes back with its snapshots.
+        if look.live.is_none() && look.staged.is_none() && look.of(slot).is_some_and(|root| root.has_children) {
+            return Err(self.with_children_left(slot)?);
+        }
         let dataset = self.place.name.slot(slot);
         self.promote_clones(&dataset, OPERATION)?;
         self.destroy_all(&dataset, &names, OPERATION)

@@ -19,8 +19,16 @@ impl ZfsVolume {
         }
         let (old, new) = (self.place.name.slot(from), self.place.name.slot(to));
         let renamed = unless_busy(|| self.place.zfs.rename(&c_text(old.as_str()), &c_text(new.as_str())));
+        if renamed.is_err() && from == Slot::Live {
+            // It keeps its name. Where this fails too, recover does it.
+            let _ = self.place.look(OPERATION).and_then(|look| self.unpark(look.live.as_ref(), OPERATION));
+        }
         renamed.map_err(|errno| match errno {
             Errno::EBUSY => self.named_busy(&old, OPERATION, errno),
+            Errno::ENAMETOOLONG => self
+                .place
+                .failed(OPERATION, format!("a snapshot or child of {old} would have too long a name as one of {new}"), errno)
+                .with_remedy("give it a shorter one (zfs rename), or keep the snapshots: then nothing is renamed"),
             Errno::EEXIST => self.place.failed(OPERATION, format!("there is a {to} already"), errno).with_remedy("run recover"),
             Errno::ENOENT => self.place.failed(OPERATION, format!("there is no {from}"), errno),
             errno => self.place.failed(OPERATION, format!("cannot rename {old} to {new}"), errno),
@@ -81,7 +89,11 @@ impl ZfsVolume {
             let new = format!("{live}/{last}");
             let renamed = unless_busy(|| self.place.zfs.rename(&c_text(child.as_str()), &c_text(new.as_str())));
             renamed.map_err(|errno| {
-                self.place.failed(operation, format!("cannot rename the child dataset {child} to {new}"), errno)
+                let error = self.place.failed(operation, format!("cannot rename the child dataset {child} to {new}"), errno);
+                match errno {
+                    Errno::ENOSPC | Errno::EDQUOT => error.with_remedy(format!("raise the quota of {live} and run recover")),
+                    _ => error,
+                }
             })?;
         }
         Ok(())

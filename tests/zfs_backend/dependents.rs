@@ -121,3 +121,15 @@ fn many_snapshots_go_in_one_call() {
     assert!(report.warnings.is_empty(), "{report}");
     pool.expect("new", &["c1"]);
 }
+
+#[test]
+fn children_have_no_place_in_place_and_the_snapshots_stay_with_them() {
+    let pool = need!(Pool::with_old());
+    pool.zfs(&["create", "-o", "mountpoint=legacy"], "c1/data");
+    pool.zfs(&["snapshot"], "c1@a");
+    let mut volume = pool.volume().with_children(["data"]);
+    let error = purge(Image::empty()).strategy(reroot::Strategy::InPlace).run(&mut volume).unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::HasDependents, Outcome::RolledBack), "{}", error.report());
+    assert!(error.remedy().unwrap().contains("by swap"), "{}", error.report());
+    pool.expect("old", &["c1", "c1/data", "c1@a"]);
+}

@@ -209,3 +209,16 @@ fn one_that_mounts_itself_does_so_only_as_the_live_root() {
     pool.zfs(&["unmount"], "c1");
     assert_eq!(pool.source("reroot:canmount", "c1"), "-");
 }
+
+#[test]
+fn a_root_that_cannot_be_renamed_mounts_itself_as_before() {
+    let pool = need!(Pool::new());
+    pool.zfs(&["create", "-u", "-o", "mountpoint=/run/reroot-test-c1"], "c1");
+    // Beside the volume's name there is no room for it.
+    let long = "x".repeat(254 - pool.name("c1").len());
+    pool.zfs(&["snapshot"], &format!("c1@{long}"));
+    let rebuild = Rebuild::new(image(&new())).snapshots(reroot::SnapshotPolicy::Purge);
+    let error = rebuild.run(&mut pool.volume()).unwrap_err();
+    assert!(error.remedy().unwrap().contains("shorter"), "{}", error.report());
+    assert_eq!((pool.get("canmount", "c1").as_str(), pool.get("reroot:canmount", "c1").as_str()), ("on", "-"));
+}
