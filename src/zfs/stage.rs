@@ -25,8 +25,10 @@ const OPERATION: &str = "stage a root";
 
 /// What decides whether a new dataset can take the live one's place.
 struct Checked {
-    /// Whether a new root is being made within the live one: then nothing else is known.
+    /// Whether a new root is being made within the live one: then nothing else is known but the next.
     within: bool,
+    /// Whether nothing can be written to the live one.
+    read_only: bool,
     children: Vec<String>,
     /// Whose key each has; empty without encryption.
     live: Option<String>,
@@ -40,13 +42,23 @@ struct Checked {
 impl ZfsVolume {
     /// Refuses what [`stage_beside`](Self::stage_beside) and [`stage_within`](Self::stage_within) cannot do.
     pub(super) fn check_stage(&self, spec: &StageSpec) -> Result<()> {
-        if spec.placement == Placement::Within {
-            return Ok(());
-        }
         let checked = self.ask_for_checks(spec)?;
+        if spec.placement == Placement::Within {
+            return self.check_writable(&checked);
+        }
         self.check_children(&checked.children)?;
         self.check_keys(&checked)?;
         self.check_room(&checked, spec)
+    }
+
+    fn check_writable(&self, checked: &Checked) -> Result<()> {
+        if !checked.read_only {
+            return Ok(());
+        }
+        let error =
+            Error::new(ErrorKind::Unsupported, OPERATION, "it is read-only, and its snapshots are kept by a rebuild within it");
+        let remedy = format!("make it writable meanwhile: zfs set readonly=off {}", self.place.name);
+        Err(self.place.add_volume(error).with_remedy(remedy))
     }
 
     fn ask_for_checks(&self, spec: &StageSpec) -> Result<Checked> {
@@ -64,6 +76,7 @@ impl ZfsVolume {
         let children = found.get("children").and_then(Value::as_list).into_iter().flatten().map(|(name, _)| name.clone());
         Ok(Checked {
             within: found.contains_key("safety"),
+            read_only: key("read_only").as_deref() == Some("on"),
             children: children.collect(),
             live: key("live"),
             parent: key("parent"),

@@ -5,10 +5,11 @@ local function key(name)
     return zfs.get_prop(name, "encryptionroot") or ""
   end
 end
+local read_only = zfs.exists(args.live) and zfs.get_prop(args.live, "readonly") or "off"
 if zfs.exists(args.safety) then
-  return { safety = true }
+  return { safety = true, read_only = read_only }
 end
-local found = { parent = key(args.parent), children = {} }
+local found = { read_only = read_only, parent = key(args.parent), children = {} }
 if zfs.exists(args.live) then
   found.live = key(args.live)
   found.quota = zfs.get_prop(args.live, "quota")
