@@ -287,8 +287,11 @@ impl<'a> Execution<'a> {
 
     fn commit(&mut self, kind: CommitKind) -> Result<()> {
         // The last moment: whoever came to hold the volume while it was filled is asked to go first.
-        if self.exists && self.plan.strategy == Strategy::Swap && !self.has_just_looked() {
-            wait_for_holders(self.volume, &self.busy_wait(), Purpose::Rebuild)?;
+        if self.exists && self.plan.strategy == Strategy::Swap {
+            if !self.has_just_looked() {
+                wait_for_holders(self.volume, &self.busy_wait(), Purpose::Rebuild)?;
+            }
+            // After a clone too: a snapshot would go with the old root.
             if self.placement == Placement::Beside {
                 refuse_new_snapshots(self.volume, &self.plan.snapshots)?;
             }
@@ -501,6 +504,14 @@ impl<'a> Execution<'a> {
 
     fn explain(&self, error: Error) -> Error {
         let swap = self.plan.strategy == Strategy::Swap && self.exists;
+        if self.placement == Placement::Within {
+            let remedy = match error.kind() {
+                ErrorKind::NoSpace(Space::Pool) => "make room in the pool: the snapshots that are kept take some of it",
+                ErrorKind::NoSpace(Space::Quota) => "raise the quota, which may count the snapshots that are kept",
+                _ => return error,
+            };
+            return error.with_remedy(remedy);
+        }
         let remedy = match (error.kind(), swap) {
             (ErrorKind::NoSpace(Space::Pool), true) => {
                 "make room in the pool, or rebuild in place, which needs no room for two roots"
