@@ -117,6 +117,11 @@ impl Place {
                 self.add_volume(Error::new(ErrorKind::NotFound, operation, format!("there is no pool {pool}")))
                     .with_remedy(format!("import it: zpool import {pool}"))
             }
+            Errno::EROFS => {
+                let pool = self.name.pool();
+                self.failed(operation, format!("the pool {pool} is read-only"), failed.errno)
+                    .with_remedy(format!("import it so that it can be written to: zpool export {pool} && zpool import {pool}"))
+            }
             errno if failed.said.is_empty() => self.failed(operation, "ZFS refused", errno),
             errno => self.failed(operation, format!("ZFS says: {}", Escaped(failed.said.as_bytes())), errno),
         }

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use super::bases::ORIGIN;
 use super::name::{SAFETY, c_text};
-use super::place::{program, text};
+use super::place::{program, text, unless_busy};
 use super::{ClonePolicy, Role, ZfsVolume};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::zfs::Value;
@@ -98,7 +98,8 @@ impl ZfsVolume {
             return Ok(());
         }
         let full: Vec<CString> = names.iter().map(|name| c_text(format!("{dataset}@{name}"))).collect();
-        self.place.zfs.destroy_snapshots(&full).map_err(|errno| self.not_destroyed(dataset, names, operation, errno))
+        unless_busy(|| self.place.zfs.destroy_snapshots(&full))
+            .map_err(|errno| self.not_destroyed(dataset, names, operation, errno))
     }
 
     /// Names what kept snapshots from being destroyed.
@@ -111,6 +112,11 @@ impl ZfsVolume {
         match kept {
             Some(Detail { name, clones, holds, .. }) => {
                 let (what, remedy) = match (clones.first(), holds.first()) {
+                    // The snapshot that keeps the old root would go to the clone.
+                    (Some(clone), _) if dataset == self.place.name.as_str() => (
+                        format!("the clone {clone}"),
+                        "destroy it and run recover; to promote it would lose the old root".to_owned(),
+                    ),
                     (Some(clone), _) => (format!("the clone {clone}"), format!("promote it (zfs promote {clone}) or destroy it")),
                     (None, hold) => {
                         let hold = hold.map_or("", String::as_str);
@@ -120,6 +126,10 @@ impl ZfsVolume {
                 let error = Error::new(ErrorKind::HasDependents, operation, format!("{what} depends on {dataset}@{name}"));
                 self.place.add_volume(error).with_remedy(remedy)
             }
+            None if errno == Errno::EBUSY => self
+                .place
+                .failed(operation, format!("a snapshot of {dataset} is in use"), errno)
+                .with_remedy("unmount it, or end what sends it, and run recover"),
             None => self.place.failed(operation, format!("cannot destroy the snapshots of {dataset}"), errno),
         }
     }

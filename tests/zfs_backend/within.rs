@@ -177,3 +177,22 @@ fn a_read_only_root_is_refused_before_anything_is_changed() {
     assert!(refused(keep(image(&new())).run(&mut pool.volume()), ErrorKind::Unsupported).contains("readonly=off"));
     pool.expect("old", &["c1", "c1@a"]);
 }
+
+#[test]
+fn a_clone_of_an_unfinished_root_is_not_to_be_promoted() {
+    let pool = need!(Pool::with_old());
+    let mut volume = pool.volume();
+    let lock = volume.lock(&soon()).unwrap();
+    volume.capture().unwrap();
+    drop(volume.stage(&StageSpec::new().with_placement(Placement::Within)).unwrap());
+    drop(lock);
+    pool.zfs(&["snapshot"], "c1@later");
+    pool.zfs(&["clone", "-o", "mountpoint=legacy", &pool.name("c1@later")], "clone");
+    let error = reroot::recover(&mut volume, &soon()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::HasDependents, "{}", error.report());
+    // The snapshot that keeps the old root would go to the clone.
+    assert!(error.remedy().unwrap().starts_with("destroy it"), "{}", error.report());
+    pool.zfs(&["destroy"], "clone");
+    reroot::recover(&mut volume, &soon()).unwrap();
+    pool.expect("old", &["c1"]);
+}
