@@ -14,7 +14,7 @@ use reroot::{ErrorKind, ImageRecord, RebuildableVolume, Result};
 /// Exit status: 0 shown; 1 failed; 2 usage.
 #[derive(Parser)]
 struct Arguments {
-    /// The volume, as dir:PATH or btrfs:PATH.
+    /// The volume, as dir:PATH, btrfs:PATH or zfs:DATASET.
     volume: String,
 
     /// Print one JSON object.

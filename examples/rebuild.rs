@@ -25,7 +25,7 @@ use reroot::{
 ///
 /// IMAGE is a file (a root filesystem as a tarball or a squashfs, an LXD image, an OCI or docker archive), the directory of an OCI image layout, or -
 /// for standard input; what it is, it says itself. Without it the volume is rebuilt from the image that it was last rebuilt
-/// from. VOLUME is dir:PATH or btrfs:PATH; if it does not exist, it is created.
+/// from. VOLUME is dir:PATH, btrfs:PATH or zfs:DATASET; if it does not exist, it is created.
 ///
 /// Exit status: 0 done; 1 failed, the old root is intact; 2 usage; 3 refused by a policy or a check, nothing was changed; 4 no root
 /// remains (only --strategy in-place can).
@@ -44,7 +44,7 @@ struct Arguments {
     #[arg(long, conflicts_with = "empty")]
     base: bool,
 
-    /// With --base: the pool where it is kept, like btrfs:/srv/pool. Without it: that of the volume, two folders up.
+    /// With --base: the pool where it is kept, like btrfs:/srv/pool. Without it: that of the volume, two folders or datasets up.
     #[arg(long, value_name = "POOL", requires = "base")]
     pool: Option<String>,
 

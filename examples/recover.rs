@@ -15,7 +15,7 @@ use reroot::{Error, Recovery, Result, Wait, recover};
 /// remains.
 #[derive(Parser)]
 struct Arguments {
-    /// The volume, as dir:PATH or btrfs:PATH.
+    /// The volume, as dir:PATH, btrfs:PATH or zfs:DATASET.
     volume: String,
 
     /// Wait this many seconds for a rebuild of the volume to end.

@@ -29,23 +29,27 @@ pub(crate) const REFUSED: u8 = 3;
 /// No root remains.
 pub(crate) const NO_ROOT: u8 = 4;
 
-/// Opens `dir:/srv/pool/containers/c1`, `btrfs:/srv/pool/containers/c1`, and the like.
+/// Opens `dir:/srv/pool/containers/c1`, `btrfs:/srv/pool/containers/c1`, `zfs:tank/containers/c1`.
 pub(crate) fn open_volume(spec: &str) -> Result<Box<dyn RebuildableVolume>> {
     match spec.split_once(':') {
         Some(("dir", path)) => Ok(Box::new(DirVolume::open(Path::new(path))?)),
         #[cfg(feature = "btrfs")]
         Some(("btrfs", path)) => Ok(Box::new(reroot::btrfs::BtrfsVolume::open(Path::new(path))?)),
-        #[cfg(not(feature = "btrfs"))]
-        Some(("btrfs", _)) => Err(Error::new(ErrorKind::Unsupported, "open the volume", "this program was built without btrfs")
-            .with_remedy("build it with --features btrfs")),
-        Some((scheme, _)) => {
-            let message = format!("there is no backend {scheme:?}");
-            Err(Error::new(ErrorKind::InvalidInput, "open the volume", message)
-                .with_remedy("write it like dir:/srv/pool/containers/c1"))
-        }
+        #[cfg(feature = "zfs")]
+        Some(("zfs", dataset)) => Ok(Box::new(reroot::zfs::ZfsVolume::open(dataset)?)),
+        Some((scheme, _)) => Err(no_backend(scheme, "open the volume", "write it like dir:/srv/pool/containers/c1")),
         None => Err(Error::new(ErrorKind::InvalidInput, "open the volume", format!("{spec:?} names no backend"))
             .with_remedy(format!("write dir:{spec}"))),
     }
+}
+
+/// Says that there is none, or none in this program.
+fn no_backend(scheme: &str, operation: &'static str, remedy: &str) -> Error {
+    if matches!(scheme, "btrfs" | "zfs") {
+        return Error::new(ErrorKind::Unsupported, operation, format!("this program was built without {scheme}"))
+            .with_remedy(format!("build it with --features {scheme}"));
+    }
+    Error::new(ErrorKind::InvalidInput, operation, format!("there is no backend {scheme:?}")).with_remedy(remedy)
 }
 
 /// Opens the bases of the pool that is named, or of that of the volume.
@@ -68,31 +72,36 @@ pub(crate) fn open_pool_of(pool: Option<&str>, volume: &str) -> Result<Bases> {
     }
 }
 
-/// Opens the bases of `dir:/srv/pool`, `btrfs:/srv/pool`, and the like.
+/// Opens the bases of `dir:/srv/pool`, `btrfs:/srv/pool`, `zfs:tank`.
 #[cfg(feature = "tar")]
 pub(crate) fn open_pool(spec: &str) -> Result<Bases> {
-    let invalid =
-        |message| Err(Error::new(ErrorKind::InvalidInput, "open the pool", message).with_remedy("write it like dir:/srv/pool"));
+    const REMEDY: &str = "write it like dir:/srv/pool";
     match spec.split_once(':') {
         Some(("dir", path)) => Ok(Bases::new(DirBases::open(Path::new(path))?)),
         #[cfg(feature = "btrfs")]
         Some(("btrfs", path)) => Ok(Bases::new(reroot::btrfs::BtrfsBases::open(Path::new(path))?)),
-        #[cfg(not(feature = "btrfs"))]
-        Some(("btrfs", _)) => Err(Error::new(ErrorKind::Unsupported, "open the pool", "this program was built without btrfs")
-            .with_remedy("build it with --features btrfs")),
-        Some((scheme, _)) => invalid(format!("there is no backend {scheme:?}")),
-        None => invalid(format!("{spec:?} names no backend")),
+        #[cfg(feature = "zfs")]
+        Some(("zfs", dataset)) => Ok(Bases::new(reroot::zfs::ZfsBases::open(dataset)?)),
+        Some((scheme, _)) => Err(no_backend(scheme, "open the pool", REMEDY)),
+        None => {
+            Err(Error::new(ErrorKind::InvalidInput, "open the pool", format!("{spec:?} names no backend")).with_remedy(REMEDY))
+        }
     }
 }
 
 /// The pool of a volume: the folder of the folder it lies in; that folder itself where that would be the root directory, or
-/// where a file system is mounted on it: what lies above is another one.
+/// where a file system is mounted on it: what lies above is another one. On ZFS alike, with datasets: at the top is the pool's own.
 #[cfg(feature = "tar")]
 pub(crate) fn pool_of(volume: &str) -> Result<String> {
     let Some((scheme, path)) = volume.split_once(':') else {
         return Err(Error::new(ErrorKind::InvalidInput, "find the pool", format!("{volume:?} names no backend"))
             .with_remedy(format!("write dir:{volume}")));
     };
+    if scheme == "zfs" {
+        let names: Vec<_> = path.split('/').collect();
+        let above = names.len().saturating_sub(2).max(1);
+        return Ok(format!("zfs:{}", names[..above].join("/")));
+    }
     let path = std::path::absolute(path).map_err(|error| Error::io("find the pool", "there is no current directory", error))?;
     let folder = path.parent().unwrap_or(&path);
     let pool = match folder.parent() {

@@ -80,8 +80,8 @@ fn plans() -> Vec<Plan> {
         prefix: "zfs::",
         backend: Backend::Zfs,
         kills: KILLS_ON_ZFS.to_vec(),
-        from_base: &FROM_BASE[..2],
-        base_kills: 2,
+        from_base: &FROM_BASE[..1],
+        base_kills: 0,
     });
     plans
 }
