@@ -129,6 +129,7 @@ fn every_point(factory: &dyn Factory, scenario: Scenario) -> Outcome {
             failure.during(format!("an error {point}; {result}\n  calls: {}\n  ", calls.join(", ")))
         })?;
     }
+    bench.expect_names(LIVE)?;
     if let Given::Base(name, bases) = &source {
         let verdict = bases.verify(name, &CancelToken::new())?;
         ensure!(verdict == Verdict::Intact, "in the end the base is not what it was: {verdict}");
