@@ -54,7 +54,7 @@ const MANAGER_PREFIX: &str = "snapshot-";
 /// - Snapshots go with the dataset. [`SnapshotPolicy::Keep`](crate::SnapshotPolicy::Keep) therefore rebuilds within it: behind a snapshot of
 ///   its own, `@reroot-staged`, the dataset is emptied and filled, and a failure rolls back to that. The dataset's GUID, its snapshots, bookmarks, clones and
 ///   children stay, and so does the lineage that `zfs send -i` needs. Until such a rebuild is complete the dataset shows the unfinished root,
-///   so [`recover`](crate::recover()) is to run before an instance starts. Snapshots that others take of an unfinished root go when it is rolled back.
+///   so [`recover`](crate::recover()) is to run before an instance starts; while one uses it, nothing is rolled back. Snapshots that others take of an unfinished root go when it is rolled back.
 ///   `quota` counts what the snapshots keep: it may not leave room for a new root, where `refquota` does.
 /// - A rebuild keeps what was set on the dataset: native properties, the limits before the first byte, and user properties. Of what it cannot keep it
 ///   warns or refuses: values that were received with a stream become local ones; a dataset with a key of its own, or with child datasets that are not

@@ -21,7 +21,7 @@ use crate::volume::{Holder, Names, RootId, Slot, Usage};
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct SpaceOf {
     free: ByteSize,
-    used: Option<ByteSize>,
+    pub(super) used: Option<ByteSize>,
     pub(super) limits: Limits,
 }
 

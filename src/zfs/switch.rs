@@ -5,7 +5,9 @@ use nix::errno::Errno;
 use super::name::c_text;
 use super::place::{Look, program, text, unless_busy};
 use super::{Role, ZfsVolume};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Space};
+use crate::size::ByteSize;
+use crate::sys::zfs::Value;
 use crate::volume::Slot;
 
 impl ZfsVolume {
@@ -16,6 +18,10 @@ impl ZfsVolume {
                 self.refuse_clones(OPERATION)?;
             }
             self.park(to, OPERATION)?;
+        }
+        if (from, to) == (Slot::Staged, Slot::Live) && self.staging.dataset.is_some() && !self.children.is_empty() {
+            // Only now: the rename before this one has brought up to date what the new root takes.
+            self.check_children_fit(OPERATION)?;
         }
         let (old, new) = (self.place.name.slot(from), self.place.name.slot(to));
         let renamed = unless_busy(|| self.place.zfs.rename(&c_text(old.as_str()), &c_text(new.as_str())));
@@ -60,6 +66,21 @@ impl ZfsVolume {
     pub(super) fn children_of(&self, slot: Slot, operation: &'static str) -> Result<Vec<String>> {
         let found = self.place.ask(program!("children"), &[text("name", self.place.name.slot(slot))], operation)?;
         Ok(found.into_keys().collect())
+    }
+
+    /// Refuses to commit where the quota has no room for the new root and the child datasets that are to come along.
+    fn check_children_fit(&self, operation: &'static str) -> Result<()> {
+        let new = self.place.space(&self.place.name.slot(Slot::Staged), operation)?;
+        let (Some(quota), Some(used)) = (new.limits.quota, new.used) else { return Ok(()) };
+        let found = self.place.ask(program!("children"), &[text("name", self.place.name.slot(Slot::Retired))], operation)?;
+        let children = found.values().filter_map(Value::as_number).fold(0u64, u64::saturating_add);
+        if used.bytes().saturating_add(children) <= quota.bytes() {
+            return Ok(());
+        }
+        let children = ByteSize::from_bytes(children);
+        let why = format!("the new root takes {used} and its child datasets {children}, and its quota is {quota}");
+        let error = Error::new(ErrorKind::NoSpace(Space::Quota), operation, why);
+        Err(self.place.add_volume(error).with_remedy("raise the quota, which counts both"))
     }
 
     /// Refuses a live root with child datasets that nobody named: they would go with it.

@@ -133,3 +133,26 @@ fn children_have_no_place_in_place_and_the_snapshots_stay_with_them() {
     assert!(error.remedy().unwrap().contains("by swap"), "{}", error.report());
     pool.expect("old", &["c1", "c1/data", "c1@a"]);
 }
+
+#[test]
+fn children_that_do_not_fit_beside_the_new_root_stop_the_commit() {
+    let pool = need!(Pool::with_foreign(&["-o", "quota=32M", "-o", "compression=off"]));
+    pool.zfs(&["create", "-o", "mountpoint=legacy"], "c1/data");
+    pool.visit("c1/data", |root| fs::write(root.join("data"), vec![7u8; 20 << 20]).unwrap());
+    let mut large = Tree::new();
+    large.file("new", vec![7u8; 16 << 20]);
+    let mut volume = pool.volume().with_children(["data"]);
+    let error = rebuild(&mut volume, &large).unwrap_err();
+    assert_eq!(
+        (error.kind(), error.outcome()),
+        (ErrorKind::NoSpace(reroot::Space::Quota), Outcome::RolledBack),
+        "{}",
+        error.report()
+    );
+    assert!(error.remedy().unwrap().contains("raise the quota"), "{}", error.report());
+    pool.expect("old", &["c1", "c1/data"]);
+    pool.zfs(&["set", "quota=64M"], "c1");
+    rebuild(&mut volume, &large).unwrap();
+    pool.expect("new", &["c1", "c1/data"]);
+    assert!(pool.visit("c1/data", |root| root.join("data").exists()));
+}
