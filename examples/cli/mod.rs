@@ -83,9 +83,7 @@ pub(crate) fn open_pool(spec: &str) -> Result<Bases> {
         #[cfg(feature = "zfs")]
         Some(("zfs", dataset)) => Ok(Bases::new(reroot::zfs::ZfsBases::open(dataset)?)),
         Some((scheme, _)) => Err(no_backend(scheme, "open the pool", REMEDY)),
-        None => {
-            Err(Error::new(ErrorKind::InvalidInput, "open the pool", format!("{spec:?} names no backend")).with_remedy(REMEDY))
-        }
+        None => Err(Error::new(ErrorKind::InvalidInput, "open the pool", format!("{spec:?} names no backend")).with_remedy(REMEDY)),
     }
 }
 

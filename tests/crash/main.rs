@@ -65,6 +65,7 @@ struct Plan {
 }
 
 fn plans() -> Vec<Plan> {
+    #[allow(unused_mut, reason = "without btrfs and ZFS there is one")]
     let mut plans = vec![Plan { prefix: "", backend: Backend::Dir, kills: KILLS.to_vec(), from_base: &FROM_BASE, base_kills: 12 }];
     #[cfg(feature = "btrfs")]
     {

@@ -48,13 +48,12 @@ pub(crate) fn kill_at_every_step(backend: Backend, job: Job, table: &mut Table) 
 /// Before and after each of these calls. On ZFS, where a kill costs a second, only after those that change something: whoever just looks leaves the
 /// volume to a kill as it was before.
 pub(crate) fn points(backend: Backend, calls: &[Call]) -> Vec<(Call, FaultPoint)> {
-    let wanted = |call: &Call, point: FaultPoint| match backend {
+    let all = calls.iter().flat_map(|call| call.points().map(|point| (call.clone(), point)));
+    match backend {
         #[cfg(feature = "zfs")]
-        Backend::Zfs => changes(call.primitive) && point.when == When::After,
-        _ => true,
-    };
-    let points = calls.iter().flat_map(|call| call.points().map(|point| (call.clone(), point)));
-    points.filter(|(call, point)| wanted(call, *point)).collect()
+        Backend::Zfs => all.filter(|(call, point)| changes(call.primitive) && point.when == When::After).collect(),
+        _ => all.collect(),
+    }
 }
 
 #[cfg(feature = "zfs")]
