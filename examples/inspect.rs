@@ -4,10 +4,11 @@ mod cli;
 
 use std::fmt;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use reroot::volume::{Capabilities, Holder, Names, Snapshot, Usage, UsageDetail, VolumeId};
-use reroot::{ErrorKind, ImageRecord, RebuildableVolume, Result};
+use reroot::{CancelToken, ErrorKind, ImageRecord, RebuildableVolume, Result, Wait};
 
 /// Shows a volume: whether it exists, what it was filled from, who holds it, its snapshots, its space. Changes nothing.
 ///
@@ -26,6 +27,8 @@ struct Arguments {
 struct Inspection {
     volume: VolumeId,
     names: Names,
+    /// Who is at it.
+    at_work: Option<String>,
     capabilities: Capabilities,
     image: Option<ImageRecord>,
     holders: Vec<Holder>,
@@ -34,7 +37,10 @@ struct Inspection {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = match cli::arguments() {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
+    };
     let output = cli::Output::new(arguments.json, false);
     match cli::open_volume(&arguments.volume).and_then(|volume| inspect(&*volume)) {
         Ok(inspection) => {
@@ -51,9 +57,16 @@ fn inspect(volume: &dyn RebuildableVolume) -> Result<Inspection> {
         Err(error) if error.kind() == ErrorKind::InvalidInput => None,
         record => record?,
     };
+    let names = volume.names()?;
+    // Names of an unfinished rebuild mean nothing while somebody works on it.
+    let at_work = match volume.lock(&Wait::new(Duration::ZERO, CancelToken::new())) {
+        Err(error) if error.kind() == ErrorKind::Locked => Some(error.message().to_owned()),
+        _ => None,
+    };
     Ok(Inspection {
         volume: volume.id(),
-        names: volume.names()?,
+        names,
+        at_work,
         capabilities: volume.capabilities(),
         image,
         holders: volume.holders()?,
@@ -66,6 +79,7 @@ impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.volume)?;
         let state = match (self.names.live, self.names.staged || self.names.retired) {
+            _ if self.at_work.is_some() => format!("being rebuilt or recovered: {}", self.at_work.as_deref().unwrap_or_default()),
             (true, false) => "one complete root".to_owned(),
             (false, false) => "does not exist".to_owned(),
             (_, true) => format!("interrupted ({}): run recover", self.names),

@@ -152,9 +152,12 @@ impl Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = match cli::arguments() {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
+    };
     if let Err(mistake) = arguments.check() {
-        mistake.exit();
+        return cli::mistaken(&mistake);
     }
     let output = cli::Output::new(arguments.json, arguments.quiet);
     match rebuild(&arguments, output) {

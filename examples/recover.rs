@@ -50,7 +50,10 @@ impl serde::Serialize for Shown<'_> {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = match cli::arguments() {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
+    };
     let output = cli::Output::new(arguments.json, arguments.quiet);
     match run(&arguments) {
         Ok(recovery) => {

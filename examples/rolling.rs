@@ -96,7 +96,10 @@ impl fmt::Display for Done {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = match cli::arguments() {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
+    };
     let output = cli::Output::new(arguments.json, arguments.quiet);
     match run(&arguments, output) {
         Ok(summary) => {

@@ -267,3 +267,30 @@ fn the_manager_keeps_everything_but_the_root() {
     manager(&["delete", "web"]);
     assert_eq!(fs::read_dir(pool.path().join("containers")).unwrap().count(), 0);
 }
+
+#[test]
+fn mistakes_on_the_command_line_are_json_too() {
+    let pool = Pool::with_old_root();
+    for arguments in [&["--json", "--no-such-option"][..], &["--json", "--empty", "--sha256", "0"], &["--json", "--size", "much"]] {
+        let error = assert_status(&pool.rebuild(arguments), 2);
+        assert_eq!(error["kind"], "invalid-input", "{arguments:?}");
+        assert!(!error["message"].as_str().unwrap().is_empty());
+    }
+    let output = example("inspect").args(["--json", "--nonsense"]).output().unwrap();
+    assert_eq!(assert_status(&output, 2)["kind"], "invalid-input");
+    pool.assert_old();
+}
+
+#[test]
+fn whoever_looks_during_a_rebuild_is_told_so() {
+    use reroot::RebuildableVolume;
+    let pool = Pool::with_old_root();
+    let volume = reroot::dir::DirVolume::open(pool.root()).unwrap();
+    let inspect = || example("inspect").args(["--json", &pool.volume()]).output().unwrap();
+    let lock = volume.lock(&reroot::Wait::new(Duration::ZERO, reroot::CancelToken::new())).unwrap();
+    let inspection = assert_status(&inspect(), 0);
+    assert!(inspection["at_work"].as_str().unwrap().contains(&std::process::id().to_string()), "{inspection}");
+    drop(lock);
+    assert!(assert_status(&inspect(), 0)["at_work"].is_null());
+    pool.assert_old();
+}

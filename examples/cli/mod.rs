@@ -189,6 +189,24 @@ impl Output {
     }
 }
 
+/// Reads the command line. What is wrong with it is one JSON object too, for whoever asked for that.
+pub(crate) fn arguments<A: clap::Parser>() -> Result<A, ExitCode> {
+    A::try_parse().map_err(|mistake| mistaken(&mistake))
+}
+
+/// Tells a mistake on the command line, or the help that was asked for.
+pub(crate) fn mistaken(mistake: &clap::Error) -> ExitCode {
+    if !mistake.use_stderr() || !std::env::args_os().any(|argument| argument == "--json") {
+        let _ = mistake.print();
+    } else {
+        let text = mistake.to_string();
+        let what = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        let error = Error::new(ErrorKind::InvalidInput, "read the command line", what).with_remedy("see --help");
+        say(&mut std::io::stdout(), &json(&error));
+    }
+    ExitCode::from(u8::try_from(mistake.exit_code()).unwrap_or(USAGE))
+}
+
 /// Prints a line. That nobody reads it, or that the disk it goes to is full, does not change what happened to the volume.
 pub(crate) fn say(out: &mut dyn std::io::Write, line: &dyn std::fmt::Display) {
     let _ = writeln!(out, "{line}");
