@@ -32,7 +32,7 @@ const ORDERS: &str = "\
     destroy) IFS= read -r dataset; zfs destroy -R \"$dataset\" 2>&1 ;; \
     snapshot) IFS= read -r snapshot; zfs snapshot \"$snapshot\" 2>&1 ;; \
     list) IFS= read -r dataset; zfs list -H -r -o name -t filesystem,snapshot \"$dataset\" 2>&1 ;; \
-    sync) IFS= read -r pool; zpool sync \"$pool\" && zpool wait -t free \"$pool\" && zpool sync \"$pool\" 2>&1 ;;";
+    sync) IFS= read -r pool; { zpool sync \"$pool\" && zpool wait -t free \"$pool\" && zpool sync \"$pool\"; } 2>&1 ;;";
 
 /// Makes pools in the lab's pool, and confined ones in a pool of their own.
 #[derive(Debug)]
@@ -42,13 +42,14 @@ pub(crate) struct ZfsFactory {
 
 #[derive(Debug)]
 struct Prepared {
-    /// Where datasets are mounted.
-    folder: Folder,
+    // Dropped in this order: what uses the folder before that.
+    sitter: Arc<Mutex<Sitter>>,
     /// For all pools but the confined ones.
     shared: Dataset,
     /// For the confined ones, of which there is one at a time.
     confined: Confined,
-    sitter: Arc<Mutex<Sitter>>,
+    /// Where datasets are mounted, and the disk of the confined pool is.
+    folder: Folder,
     /// Whether the confined pool is some case's.
     taken: Arc<AtomicBool>,
     count: AtomicU32,
