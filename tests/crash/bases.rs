@@ -195,7 +195,7 @@ pub(crate) fn kill_at_every_step(backend: Backend, job: Job, table: &mut Table) 
     let mut volume = Faulty::new(bench.stand.volume(job)?);
     let image = bench.stand.image(Which::B);
     job.run(&mut volume, &Bases::new(Arc::clone(&pool)), image, Arc::new(Silent)).map_err(report)?;
-    let points = steps::points(backend, &pool.calls());
+    let points = steps::points(backend, job, &pool.calls());
     for (number, (call, point)) in points.iter().enumerate() {
         let by = if number % 4 == 0 || number % 4 == 3 { By::Use } else { By::Collection };
         let case = || -> Result<Found, String> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::base::{BaseOptions, Bases, Verdict};
 use crate::base_name::BaseName;
 use crate::conformance::bench::{Bench, Check, LIVE, NAME, NONE, Outcome, ensure, new_tree, old_tree, soon, tar};
-use crate::conformance::fault::{Fault, Faulty};
+use crate::conformance::fault::{Fault, Faulty, Primitive};
 use crate::conformance::manifest::Manifest;
 use crate::conformance::{CaseOutcome::*, Factory, Failure};
 use crate::error::{Error, ErrorKind, Outcome as State, Result};
@@ -111,6 +111,12 @@ fn every_point(factory: &dyn Factory, scenario: Scenario) -> Outcome {
         let stood = scenario.prepare(&bench)?;
         let mut volume = Faulty::new(bench.volume()?).with_fault(point, Fault::Error(ErrorKind::Io));
         let result = scenario.run(&source, &mut volume);
+        // A clone may have come so soon after the first look for holders that there was no second.
+        if result.is_ok() && !volume.fired() && point.primitive == Primitive::Holders && point.occurrence > 1 {
+            bench.expect_only(&new_tree())?;
+            reset(&bench)?;
+            continue;
+        }
         let calls = volume.calls();
         let check = || -> Check {
             ensure!(volume.fired(), "the run took another way");
