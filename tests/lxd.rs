@@ -9,6 +9,7 @@ use std::fs;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use reroot::conformance::Manifest;
 use reroot::dir::DirVolume;
@@ -65,7 +66,8 @@ impl Stand {
     }
 
     fn run(&self, rebuild: Rebuild) -> Result<Report, Error> {
-        rebuild.run(&mut DirVolume::open(self.root()).unwrap())
+        // Between its fork and its exec a process that another test starts holds copies of our descriptors.
+        rebuild.busy_wait(Duration::from_secs(20)).run(&mut DirVolume::open(self.root()).unwrap())
     }
 
     /// The image becomes what is in `rootfs`; in the root of a new volume also the top directory's own metadata.

@@ -12,6 +12,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use forge::{CONFIG, Forge, INDEX, LAYER, MANIFEST, gzip, layer, machine, pack, sha256, tagged};
 use reroot::conformance::Manifest;
@@ -49,7 +50,8 @@ impl Stand {
     }
 
     fn run(&self, rebuild: Rebuild) -> Result<Report, Error> {
-        rebuild.run(&mut DirVolume::open(self.root()).unwrap())
+        // Between its fork and its exec a process that another test starts holds copies of our descriptors.
+        rebuild.busy_wait(Duration::from_secs(20)).run(&mut DirVolume::open(self.root()).unwrap())
     }
 
     #[track_caller]

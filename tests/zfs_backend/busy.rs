@@ -33,7 +33,7 @@ impl Drop for Shell {
 }
 
 fn busy(pool: &Pool) -> String {
-    refused(rebuild(&mut pool.volume(), &new()), ErrorKind::Busy)
+    refused(Rebuild::new(image(&new())).run(&mut pool.volume()), ErrorKind::Busy)
 }
 
 #[test]
