@@ -353,11 +353,13 @@ mod tests {
         same(&ImageRecord::new(Origin::Stream("standard input\n".into())));
         let digest = Sha256::from_bytes([0x1f; 32]);
         let contents = Contents { digest, entries: 7, bytes: ByteSize::mib(3) };
-        same(&ImageRecord::new(Origin::File("/i".into())).with_base(BaseName::new(digest)).with_contents(contents).with_losses(7).with_top(Top {
-            mode: 0o2751,
-            uid: 7,
-            gid: 8,
-        }));
+        same(
+            &ImageRecord::new(Origin::File("/i".into()))
+                .with_base(BaseName::new(digest))
+                .with_contents(contents)
+                .with_losses(7)
+                .with_top(Top { mode: 0o2751, uid: 7, gid: 8 }),
+        );
     }
 
     #[test]

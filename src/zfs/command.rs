@@ -1,4 +1,4 @@
-//! The `zfs` command, for what the library cannot do: a native property of a dataset that exists.
+//! The `zfs` command, for what the library cannot do: native properties of a dataset that exists, and delegation.
 
 use std::time::Duration;
 
@@ -33,6 +33,20 @@ pub(super) fn get(place: &Place, dataset: &str, properties: &str, operation: &'s
             Some((Escaped(&line[..tab]).to_string(), Escaped(&line[tab + 1..]).to_string()))
         })
         .collect())
+}
+
+/// What is delegated on a dataset, as the command shows it.
+pub(super) fn allowed(place: &Place, dataset: &str, operation: &'static str) -> Result<String> {
+    let command = zfs()?.command().args(["allow", dataset]);
+    let output = command.run(operation, &wait()).and_then(|done| done.success(operation));
+    output.map(|output| String::from_utf8_lossy(&output).into_owned()).map_err(|error| place.add_volume(error))
+}
+
+/// Delegates on a dataset.
+pub(super) fn allow(place: &Place, dataset: &str, arguments: &[String], operation: &'static str) -> Result<()> {
+    let command = zfs()?.command().arg("allow").args(arguments).arg(dataset);
+    let done = command.run(operation, &wait()).and_then(|done| done.success(operation));
+    done.map(drop).map_err(|error| place.add_volume(error))
 }
 
 fn zfs() -> Result<Program> {

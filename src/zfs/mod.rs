@@ -9,6 +9,7 @@
 
 mod bases;
 mod command;
+mod delegation;
 mod dispose;
 mod form;
 mod limits;
@@ -30,6 +31,7 @@ use std::os::fd::OwnedFd;
 pub use self::bases::ZfsBases;
 pub use self::name::DatasetName;
 
+use self::delegation::Delegated;
 use self::form::Form;
 use self::place::Place;
 use self::properties::Kept;
@@ -58,7 +60,7 @@ const MANAGER_PREFIX: &str = "snapshot-";
 ///   `quota` counts what the snapshots keep: it may not leave room for a new root, where `refquota` does.
 /// - A rebuild keeps what was set on the dataset: native properties, the limits before the first byte, and user properties. Of what it cannot keep it
 ///   warns or refuses: values that were received with a stream become local ones; a dataset with a key of its own, or with child datasets that are not
-///   [named](Self::with_children), is rebuilt only within. What `zfs allow` delegated, `userquota@` and bookmarks belong to the old dataset and are kept only within.
+///   [named](Self::with_children), is rebuilt only within. What `zfs allow` delegated is kept [on demand](Self::with_delegation). `userquota@` and bookmarks belong to the old dataset and are kept only within.
 /// - The size of a volume is the lower of `quota` and `refquota`. A clone of a base that has only a `quota` gets a `refquota` of the same size, for its
 ///   `quota` does not count what it shares.
 /// - A new volume has `mountpoint=legacy` and `canmount=noauto`. One that would be mounted by itself, at boot for example, is not as long as it has a reserved name.
@@ -69,6 +71,7 @@ pub struct ZfsVolume {
     place: Place,
     prefix: String,
     clones: ClonePolicy,
+    delegation: DelegationPolicy,
     children: Vec<String>,
     role: Role,
     captured: Option<Captured>,
@@ -88,6 +91,18 @@ pub enum ClonePolicy {
     Promote,
 }
 
+/// What becomes of what `zfs allow` delegated on an old root's dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum DelegationPolicy {
+    /// It goes with the old root, unless the rebuild happens within it.
+    #[default]
+    Leave,
+    /// It is delegated on the new one too. To find out what there is takes a call of the `zfs` command, tens of milliseconds, and each of its lines another.
+    Keep,
+}
+
 /// What a volume is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
@@ -104,6 +119,7 @@ struct Captured {
     /// Whether this library made its dataset.
     made: bool,
     form: Form,
+    delegated: Delegated,
     top: Properties,
 }
 
@@ -149,6 +165,7 @@ impl ZfsVolume {
             place,
             prefix: MANAGER_PREFIX.into(),
             clones: ClonePolicy::default(),
+            delegation: DelegationPolicy::default(),
             children: Vec::new(),
             role,
             captured: None,
@@ -169,6 +186,13 @@ impl ZfsVolume {
     #[must_use]
     pub fn with_clones(mut self, policy: ClonePolicy) -> Self {
         self.clones = policy;
+        self
+    }
+
+    /// Sets what becomes of what `zfs allow` delegated; [`DelegationPolicy::Leave`] unless set.
+    #[must_use]
+    pub fn with_delegation(mut self, policy: DelegationPolicy) -> Self {
+        self.delegation = policy;
         self
     }
 

@@ -30,6 +30,9 @@ const NOT_COPIED: [&str; 12] = [
     "version",
     "volsize",
 ];
+/// How many bookmarks a warning names.
+const SHOWN: usize = 3;
+
 /// Those that would not let a root be filled.
 const SET_LAST: [&str; 2] = ["readonly", "zoned"];
 
@@ -44,6 +47,8 @@ pub(super) struct Kept {
     mounts_itself: bool,
     /// How many values came with a stream.
     received: usize,
+    /// Bookmarks, by their whole names.
+    bookmarks: Vec<String>,
 }
 
 /// What a new dataset is made with.
@@ -91,6 +96,8 @@ impl Kept {
         if let Some(parked) = found.notes.get(note::CANMOUNT) {
             kept.canmount = Some(Escaped(parked).to_string());
         }
+        kept.bookmarks =
+            answer.get("bookmarks").and_then(Value::as_list).into_iter().flatten().map(|(name, _)| name.clone()).collect();
         let word = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or_default();
         let canmount = kept.canmount.as_deref().unwrap_or(word("canmount"));
         kept.mounts_itself = canmount == "on" && !matches!(word("mountpoint"), "legacy" | "none");
@@ -125,13 +132,23 @@ impl Kept {
     }
 
     /// What cannot be told the next dataset in the way this one was told.
-    pub(super) fn warnings(&self) -> Option<Warning> {
-        (self.received > 0).then(|| {
+    pub(super) fn warnings(&self) -> Vec<Warning> {
+        let received = (self.received > 0).then(|| {
             Warning::new(format!(
                 "{} properties that came with a received stream are local ones now: `zfs inherit -S` no longer brings them back",
                 self.received
             ))
-        })
+        });
+        let bookmarks = (!self.bookmarks.is_empty()).then(|| {
+            let named: Vec<_> = self.bookmarks.iter().take(SHOWN).map(String::as_str).collect();
+            let more = self.bookmarks.len().saturating_sub(SHOWN);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            Warning::new(format!(
+                "bookmarks go with the old root: {}{more}; where the snapshots are kept, the bookmarks stay too",
+                named.join(", ")
+            ))
+        });
+        [received, bookmarks].into_iter().flatten().collect()
     }
 }
 

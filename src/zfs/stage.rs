@@ -224,7 +224,7 @@ impl ZfsVolume {
         if let Err(error) = command::set(&self.place, &staged, &made.soon, "keep a property") {
             warnings.push(Warning::new(format!("{} could not be kept", made.soon.join(", "))).with_error(error));
         }
-        warnings.extend(self.captured.as_ref().and_then(|captured| captured.kept.warnings()));
+        warnings.extend(self.captured.iter().flat_map(|captured| captured.kept.warnings()));
         let root = self.place.mount(&staged, Access::ReadWrite, OPERATION)?;
         self.prepare(staged, &root, warnings, made.last)?;
         Ok(root)
@@ -296,6 +296,9 @@ impl ZfsVolume {
         drop(staged);
         let last = std::mem::take(&mut self.staging.last);
         command::set(&self.place, &dataset, &last, OPERATION)?;
+        if let Some(captured) = self.captured.as_ref().filter(|_| dataset != self.place.name.as_str()) {
+            warnings.extend(captured.delegated.apply(&self.place, &dataset, OPERATION));
+        }
         if self.role == Role::Base {
             let origin: CString = c_text(format!("{dataset}@{ORIGIN}"));
             let taken = self.place.zfs.snapshot(&origin, &[]);

@@ -7,7 +7,7 @@ use nix::sys::stat::fstat;
 use super::limits::Limits;
 use super::place::{Found, Place, program, text};
 use super::properties::size;
-use super::{Captured, Form, Kept, ZfsVolume, note};
+use super::{Captured, Delegated, DelegationPolicy, Form, Kept, ZfsVolume, note};
 use crate::error::{ErrorKind, Result};
 use crate::properties::{self, Properties};
 use crate::record::ImageRecord;
@@ -122,8 +122,12 @@ impl ZfsVolume {
         let form = Form::of(&self.place, &dataset, &found, OPERATION)?;
         let top = Properties::capture(top.as_fd())
             .map_err(|error| self.place.add_volume(crate::Error::io(OPERATION, "the kernel refused", error)))?;
+        let delegated = match self.delegation {
+            DelegationPolicy::Keep => Delegated::read(&self.place, &dataset, OPERATION)?,
+            DelegationPolicy::Leave => Delegated::default(),
+        };
         let made = found.notes.contains_key(note::MADE);
-        self.captured = Some(Captured { kept, made, form, top });
+        self.captured = Some(Captured { kept, made, form, delegated, top });
         Ok(())
     }
 }

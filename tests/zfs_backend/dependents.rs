@@ -156,3 +156,15 @@ fn children_that_do_not_fit_beside_the_new_root_stop_the_commit() {
     pool.expect("new", &["c1", "c1/data"]);
     assert!(pool.visit("c1/data", |root| root.join("data").exists()));
 }
+
+#[test]
+fn bookmarks_that_go_are_told_of() {
+    let pool = need!(Pool::with_old());
+    pool.zfs(&["snapshot"], "c1@a");
+    pool.zfs(&["bookmark", &pool.name("c1@a")], "c1#mark");
+    pool.zfs(&["destroy"], "c1@a");
+    let report = Rebuild::new(image(&new())).snapshots(SnapshotPolicy::Keep).run(&mut pool.volume()).unwrap();
+    assert!(report.warnings.is_empty(), "{report}");
+    let report = rebuild(&mut pool.volume(), &old()).unwrap();
+    assert!(report.warnings.iter().any(|warning| warning.message.contains("#mark")), "{report}");
+}

@@ -1,6 +1,7 @@
 //! What a rebuild keeps of the old root's dataset.
 
 use super::*;
+use reroot::zfs::DelegationPolicy;
 use reroot::{RebuildableVolume, SnapshotPolicy};
 
 /// Native properties with a value that none of them has by itself.
@@ -208,6 +209,25 @@ fn one_that_mounts_itself_does_so_only_as_the_live_root() {
     assert!(at.path().join("new").exists());
     pool.zfs(&["unmount"], "c1");
     assert_eq!(pool.source("reroot:canmount", "c1"), "-");
+}
+
+#[test]
+fn what_is_delegated_is_kept_on_demand() {
+    let pool = need!(Pool::with_foreign(&[]));
+    for words in
+        ["-s @own mount,snapshot", "-c destroy", "-u nobody @own,hold", "-l -g daemon rollback", "-d -e create", "-u 12345 hold"]
+    {
+        let words: Vec<_> = ["allow"].into_iter().chain(words.split(' ')).collect();
+        pool.zfs(&words, "c1");
+    }
+    let before = pool.zfs(&["allow"], "c1");
+    let report = rebuild(&mut pool.volume().with_delegation(DelegationPolicy::Keep), &new()).unwrap();
+    assert!(report.warnings.is_empty(), "{report}");
+    assert_eq!(pool.zfs(&["allow"], "c1"), before);
+    Rebuild::new(image(&old())).snapshots(SnapshotPolicy::Keep).run(&mut pool.volume()).unwrap();
+    assert_eq!(pool.zfs(&["allow"], "c1"), before);
+    rebuild(&mut pool.volume(), &new()).unwrap();
+    assert_eq!(pool.zfs(&["allow"], "c1"), "");
 }
 
 #[test]

@@ -1,4 +1,4 @@
--- What was set on a dataset, and whether it is mounted by itself.
+-- What was set on a dataset, whether it is mounted by itself, and its bookmarks.
 args = ...
 local name = args.name
 local native, user = {}, {}
@@ -13,5 +13,9 @@ for property, value, source in zfs.list.user_properties(name) do
     user[property] = { value = value, source = source }
   end
 end
+local bookmarks = {}
+for bookmark in zfs.list.bookmarks(name) do
+  bookmarks[bookmark] = true
+end
 local mountpoint, canmount = zfs.get_prop(name, "mountpoint"), zfs.get_prop(name, "canmount")
-return { native = native, user = user, mountpoint = mountpoint, canmount = canmount }
+return { native = native, user = user, bookmarks = bookmarks, mountpoint = mountpoint, canmount = canmount }
