@@ -51,19 +51,22 @@ const MANAGER_PREFIX: &str = "snapshot-";
 /// A volume that is a ZFS dataset.
 ///
 /// - It is mounted by this library where no path leads, and never by changing `mountpoint`. Whoever else has it mounted, in any mount namespace, is a holder.
-/// - Snapshots are those of the dataset, by their names. Whose name begins with `snapshot-` ([`with_manager_prefix`](Self::with_manager_prefix)) is the manager's, every other
-///   [foreign](crate::volume::SnapshotOwner::Foreign). Clones of a snapshot, and holds on it, are its dependents.
+/// - Snapshots are those of the dataset, by their names. Whose name begins with `snapshot-`
+///   ([`with_manager_prefix`](Self::with_manager_prefix)) is the manager's, every other [foreign](crate::volume::SnapshotOwner::Foreign). Clones of a snapshot, and holds on it, are its dependents.
 /// - Snapshots go with the dataset. [`SnapshotPolicy::Keep`](crate::SnapshotPolicy::Keep) therefore rebuilds within it: behind a snapshot of
 ///   its own, `@reroot-staged`, the dataset is emptied and filled, and a failure rolls back to that. The dataset's GUID, its snapshots, bookmarks, clones and
 ///   children stay, and so does the lineage that `zfs send -i` needs. Until such a rebuild is complete the dataset shows the unfinished root,
-///   so [`recover`](crate::recover()) is to run before an instance starts; while one uses it, nothing is rolled back. Snapshots that others take of an unfinished root go when it is rolled back.
+///   so [`recover`](crate::recover()) is to run before an instance starts; while one uses it, nothing is rolled back. Snapshots that others take
+///   of an unfinished root go when it is rolled back.
 ///   `quota` counts what the snapshots keep: it may not leave room for a new root, where `refquota` does.
 /// - A rebuild keeps what was set on the dataset: native properties, the limits before the first byte, and user properties. Of what it cannot keep it
 ///   warns or refuses: values that were received with a stream become local ones; a dataset with a key of its own, or with child datasets that are not
-///   [named](Self::with_children), is rebuilt only within. What `zfs allow` delegated is kept [on demand](Self::with_delegation). `userquota@` and bookmarks belong to the old dataset and are kept only within.
+///   [named](Self::with_children), is rebuilt only within. What `zfs allow` delegated is kept [on demand](Self::with_delegation). `userquota@` and
+///   bookmarks belong to the old dataset and are kept only within.
 /// - The size of a volume is the lower of `quota` and `refquota`. A clone of a base that has only a `quota` gets a `refquota` of the same size, for its
 ///   `quota` does not count what it shares.
-/// - A new volume has `mountpoint=legacy` and `canmount=noauto`. One that would be mounted by itself, at boot for example, is not as long as it has a reserved name.
+/// - A new volume has `mountpoint=legacy` and `canmount=noauto`. One that would be mounted by itself, at boot for example, is not as long as it
+///   has a reserved name.
 /// - A pool that is suspended keeps its callers waiting until it is back; the kernel gives no way to end such a call.
 /// - Needs root, OpenZFS 2.1 or later and Linux 5.2.
 #[derive(Debug)]

@@ -14,8 +14,10 @@ for property, value, source in zfs.list.user_properties(name) do
   end
 end
 local bookmarks = {}
-for bookmark in zfs.list.bookmarks(name) do
-  bookmarks[bookmark] = true
+if zfs.list.bookmarks then
+  for bookmark in zfs.list.bookmarks(name) do
+    bookmarks[bookmark] = true
+  end
 end
 local mountpoint, canmount = zfs.get_prop(name, "mountpoint"), zfs.get_prop(name, "canmount")
 return { native = native, user = user, bookmarks = bookmarks, mountpoint = mountpoint, canmount = canmount }

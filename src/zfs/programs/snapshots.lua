@@ -7,8 +7,11 @@ if zfs.exists(args.name) then
     for clone in zfs.list.clones(snapshot) do
       it.clones[clone] = true
     end
-    for hold in zfs.list.holds(snapshot) do
-      it.holds[hold] = true
+    -- Not every version lists them.
+    if zfs.list.holds then
+      for hold in zfs.list.holds(snapshot) do
+        it.holds[hold] = true
+      end
     end
     found[snapshot] = it
   end
