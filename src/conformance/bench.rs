@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::fault::{Call, FaultPoint, Primitive};
 use super::manifest::{DirectoryTimes, Manifest, ManifestOptions};
 use super::tree::Tree;
 use super::{CaseOutcome, Factory, Failure, Pool};
@@ -192,6 +193,36 @@ fn common(word: &str) -> Tree {
         tree.directory(path).mtime = (1_600_000_000 + count as u64, word.len() as u32);
     }
     tree
+}
+
+/// The moments at which these calls are made to fail: before and after what may change something; of what only looks, and so leaves the same
+/// behind, before the one and after the next.
+pub(super) fn points(calls: &[Call]) -> Vec<FaultPoint> {
+    let points = |(number, call): (usize, &Call)| match call.points() {
+        [before, _] if looks(call.primitive) && number % 2 == 0 => vec![before],
+        [_, after] if looks(call.primitive) => vec![after],
+        both => both.to_vec(),
+    };
+    calls.iter().enumerate().flat_map(points).collect()
+}
+
+fn looks(primitive: Primitive) -> bool {
+    use Primitive::*;
+    matches!(
+        primitive,
+        Lock | Names
+            | Identity
+            | Holders
+            | Snapshots
+            | Usage
+            | Record
+            | BaseNames
+            | BaseHold
+            | BaseOpen
+            | BaseClones
+            | BaseUsed
+            | BaseMemo
+    )
 }
 
 struct NoHooks;

@@ -1,8 +1,8 @@
 //! The suite that every backend passes, and what it is made of.
 //!
 //! Who writes a backend implements [`Factory`] and [`Pool`] for it, in some hundred lines, and calls [`run_all`], or makes a test of each
-//! of [`cases()`]. The suite is exact: it compares whole trees by [`Manifest`], makes every primitive fail before and
-//! after it was carried out ([`Faulty`]), and demands that the volume holds the old root or the new one, whole, every time.
+//! of [`cases()`]. The suite is exact: it compares whole trees by [`Manifest`], makes every primitive fail, and those that change something
+//! before and after they were carried out ([`Faulty`]), and demands that the volume holds the old root or the new one, whole, every time.
 //!
 //! What it cannot do from within one process, a kill at any moment, the crash tests of this crate do with the same pieces.
 //!

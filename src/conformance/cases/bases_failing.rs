@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::bases::{Stand, all, no_wait, stand};
 use crate::base::{BaseOptions, BaseState, Bases, CollectPolicy, Kept, KeptBase, Verdict};
 use crate::base_name::BaseName;
-use crate::conformance::bench::{Bench, Check, NAME, NONE, Outcome, ensure, new_tree, old_tree, soon, stage, stage_partly, tar};
+use crate::conformance::bench::{
+    Bench, Check, NAME, NONE, Outcome, ensure, new_tree, old_tree, points, soon, stage, stage_partly, tar,
+};
 use crate::conformance::fault::{Fault, Faulty};
 use crate::conformance::tree::Tree;
 use crate::conformance::{CaseOutcome::*, Factory, Failure};
@@ -296,7 +298,7 @@ fn every_point(stand: &Stand, prepare: &dyn Fn() -> Check, job: &dyn Fn(&Bases) 
     let pool = Arc::new(Faulty::new(stand.bench.pool.bases()?));
     job(&Bases::new(Arc::clone(&pool)))?;
     let calls = pool.calls();
-    for point in calls.iter().flat_map(|call| call.points()) {
+    for point in points(&calls) {
         prepare()?;
         let faulty = Faulty::new(stand.bench.pool.bases()?).with_fault(point, Fault::Error(ErrorKind::Io));
         let pool: Arc<Faulty<Box<dyn BasePool>>> = Arc::new(faulty);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::base::{BaseOptions, Bases, Verdict};
 use crate::base_name::BaseName;
-use crate::conformance::bench::{Bench, Check, LIVE, NAME, NONE, Outcome, ensure, new_tree, old_tree, soon, tar};
+use crate::conformance::bench::{Bench, Check, LIVE, NAME, NONE, Outcome, ensure, new_tree, old_tree, points, soon, tar};
 use crate::conformance::fault::{Fault, Faulty, Primitive};
 use crate::conformance::manifest::Manifest;
 use crate::conformance::{CaseOutcome::*, Factory, Failure};
@@ -106,7 +106,7 @@ fn every_point(factory: &dyn Factory, scenario: Scenario) -> Outcome {
     bench.expect_only(&new_tree())?;
     scenario.check_kept(&bench, &stood)?;
     reset(&bench)?;
-    for point in calls.iter().flat_map(|call| call.points()) {
+    for point in points(&calls) {
         // Each run leaves the old root, alone.
         let stood = scenario.prepare(&bench)?;
         let mut volume = Faulty::new(bench.volume()?).with_fault(point, Fault::Error(ErrorKind::Io));

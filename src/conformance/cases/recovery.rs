@@ -1,7 +1,8 @@
 //! Recovery from every state that the three names can be in.
 
 use crate::conformance::bench::{
-    Bench, Check, LIVE, NAME, NONE, Outcome, ensure, new_tree, old_tree, soon, stage, stage_at, stage_partly, stage_partly_at,
+    Bench, Check, LIVE, NAME, NONE, Outcome, ensure, new_tree, old_tree, points, soon, stage, stage_at, stage_partly,
+    stage_partly_at,
 };
 use crate::conformance::fault::{Fault, Faulty};
 use crate::conformance::tree::Tree;
@@ -203,7 +204,7 @@ pub(super) fn errors_in_a_recovery(factory: &dyn Factory) -> Outcome {
         let mut volume = Faulty::new(bench.volume()?);
         recover(&mut volume, &soon())?;
         let calls = volume.calls();
-        for point in calls.iter().flat_map(|call| call.points()) {
+        for point in points(&calls) {
             let made = state.make(bench)?;
             let mut volume = Faulty::new(bench.volume()?).with_fault(point, Fault::Error(ErrorKind::Io));
             let result = recover(&mut volume, &soon());
