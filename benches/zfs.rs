@@ -22,8 +22,8 @@ fn main() {
     let disk = std::env::var("REROOT_TEST_DISK").expect("REROOT_TEST_DISK names a disk for the pool; benches/run --zfs sets it");
     let image = std::env::var_os("REROOT_ROOTFS").map(|dir| PathBuf::from(dir).join("rootfs.tar"));
     let image = image.expect("REROOT_ROOTFS names a folder that tests/rootfs made; benches/run --zfs sets it");
-    // In a file, if there is no other disk: the commands wait for udev where the whole of one is given.
-    run(&["zpool", "create", "-f", "-m", "none", POOL, &disk]);
+    // With what the image has: otherwise every rebuild from its base says what was lost.
+    run(&["zpool", "create", "-f", "-m", "none", "-O", "acltype=posix", "-O", "xattr=sa", POOL, &disk]);
     run(&["zfs", "create", &format!("{POOL}/containers")]);
     clones(&image);
     purges();
