@@ -5,6 +5,8 @@
 
 #[path = "../common/loopfs.rs"]
 mod loopfs;
+#[path = "../common/small.rs"]
+mod small;
 
 mod kept;
 mod nested;
@@ -16,7 +18,6 @@ mod unprivileged;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -24,7 +25,8 @@ use std::time::{Duration, Instant};
 use loopfs::{Kind, LoopFs, need, run};
 use reroot::btrfs::BtrfsVolume;
 use reroot::conformance::Tree;
-use reroot::{CancelToken, ErrorKind, Image, Outcome, Rebuild, Report, Wait};
+use reroot::{ErrorKind, Image, Rebuild, Report};
+use small::{image, new, old, refused, soon};
 
 /// A btrfs with a pool as LXD lays it out.
 struct Pool {
@@ -96,23 +98,6 @@ impl Pool {
     }
 }
 
-fn old() -> Tree {
-    let mut tree = Tree::new();
-    tree.file("old", "old");
-    tree.directory("srv").mode = 0o755;
-    tree
-}
-
-fn new() -> Tree {
-    let mut tree = Tree::new();
-    tree.file("new", "new");
-    tree
-}
-
-fn image(tree: &Tree) -> Image {
-    Image::from_reader(Cursor::new(tree.to_tar().unwrap()), "test")
-}
-
 /// One that can be read twice.
 fn file_image(folder: &Path, tree: &Tree) -> Image {
     let path = folder.join("image.tar");
@@ -123,18 +108,6 @@ fn file_image(folder: &Path, tree: &Tree) -> Image {
 fn rebuild(volume: &mut BtrfsVolume, tree: &Tree) -> reroot::Result<Report> {
     // Between its fork and its exec a process that another test starts holds copies of our descriptors.
     Rebuild::new(image(tree)).busy_wait(Duration::from_secs(5)).run(volume)
-}
-
-fn soon() -> Wait {
-    Wait::new(Duration::from_secs(20), CancelToken::new())
-}
-
-/// Demands a refusal of this kind that changed nothing and says what to do; returns its message.
-fn refused<T: std::fmt::Debug>(result: reroot::Result<T>, kind: ErrorKind) -> String {
-    let error = result.unwrap_err();
-    assert_eq!((error.kind(), error.outcome()), (kind, Outcome::Untouched), "{}", error.report());
-    assert!(error.remedy().is_some() || kind == ErrorKind::InvalidInput, "{}", error.report());
-    error.report().to_string()
 }
 
 #[test]

@@ -4,6 +4,8 @@
 
 #[path = "../common/lab.rs"]
 mod lab;
+#[path = "../common/small.rs"]
+mod small;
 
 mod bases;
 mod busy;
@@ -22,6 +24,7 @@ use lab::{Dataset, need, run, zfs};
 use reroot::conformance::Tree;
 use reroot::zfs::ZfsVolume;
 use reroot::{ErrorKind, Image, Outcome, Rebuild, Report};
+use small::{image, new, old, refused, soon};
 
 /// A dataset with volumes in it.
 struct Pool {
@@ -112,23 +115,6 @@ impl Drop for Mounted {
     }
 }
 
-fn old() -> Tree {
-    let mut tree = Tree::new();
-    tree.file("old", "old");
-    tree.directory("srv").mode = 0o755;
-    tree
-}
-
-fn new() -> Tree {
-    let mut tree = Tree::new();
-    tree.file("new", "new");
-    tree
-}
-
-fn image(tree: &Tree) -> Image {
-    Image::from_reader(Cursor::new(tree.to_tar().unwrap()), "test")
-}
-
 /// One that breaks off.
 fn broken() -> Image {
     let mut tar = new().to_tar().unwrap();
@@ -139,12 +125,4 @@ fn broken() -> Image {
 fn rebuild(volume: &mut ZfsVolume, tree: &Tree) -> reroot::Result<Report> {
     // Between its fork and its exec a process that another test starts holds copies of our descriptors.
     Rebuild::new(image(tree)).busy_wait(Duration::from_secs(5)).run(volume)
-}
-
-/// Demands a refusal of this kind that changed nothing and says what to do; returns its message.
-fn refused<T: std::fmt::Debug>(result: reroot::Result<T>, kind: ErrorKind) -> String {
-    let error = result.unwrap_err();
-    assert_eq!((error.kind(), error.outcome()), (kind, Outcome::Untouched), "{}", error.report());
-    assert!(error.remedy().is_some() || kind == ErrorKind::InvalidInput, "{}", error.report());
-    error.report().to_string()
 }

@@ -52,7 +52,3 @@ fn survives(name: &str, pool: Pool) {
     assert!(pool.visit(name, |root| root.join("precious").exists()));
     pool.expect("old", &["c1", name]);
 }
-
-fn soon() -> reroot::Wait {
-    reroot::Wait::new(std::time::Duration::from_secs(20), reroot::CancelToken::new())
-}

@@ -2,10 +2,15 @@
 
 use super::*;
 use reroot::volume::{Placement, Slot, StageSpec};
-use reroot::{ByteSize, CancelToken, RebuildableVolume, SnapshotPolicy, Wait};
+use reroot::{ByteSize, RebuildableVolume, SnapshotPolicy};
 
-fn soon() -> Wait {
-    Wait::new(std::time::Duration::from_secs(20), CancelToken::new())
+/// A volume within which a rebuild has just begun that nobody is at any more.
+fn interrupted(pool: &Pool) -> ZfsVolume {
+    let mut volume = pool.volume();
+    let _lock = volume.lock(&soon()).unwrap();
+    volume.capture().unwrap();
+    drop(volume.stage(&StageSpec::new().with_placement(Placement::Within)).unwrap());
+    volume
 }
 
 fn keep(image: Image) -> Rebuild {
@@ -91,13 +96,9 @@ fn a_kill_is_recovered_from_whoever_took_snapshots_meanwhile() {
 #[test]
 fn a_held_snapshot_of_an_unfinished_root_is_named() {
     let pool = need!(Pool::with_old());
-    let mut volume = pool.volume();
-    let lock = volume.lock(&soon()).unwrap();
-    volume.capture().unwrap();
-    drop(volume.stage(&StageSpec::new().with_placement(Placement::Within)).unwrap());
+    let mut volume = interrupted(&pool);
     pool.zfs(&["snapshot"], "c1@later");
     pool.zfs(&["hold", "backup"], "c1@later");
-    drop(lock);
     let error = reroot::recover(&mut volume, &soon()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::HasDependents, "{}", error.report());
     assert!(error.remedy().unwrap().contains("zfs release backup"), "{}", error.report());
@@ -153,11 +154,7 @@ fn a_snapshot_of_our_name_that_is_not_ours_is_never_rolled_back_to() {
 #[test]
 fn an_unfinished_root_that_an_instance_was_started_on_is_not_rolled_back() {
     let pool = need!(Pool::with_old());
-    let mut volume = pool.volume();
-    let lock = volume.lock(&soon()).unwrap();
-    volume.capture().unwrap();
-    drop(volume.stage(&StageSpec::new().with_placement(Placement::Within)).unwrap());
-    drop(lock);
+    let mut volume = interrupted(&pool);
     pool.visit("c1", |root| {
         fs::write(root.join("work"), "").unwrap();
         let error = reroot::recover(&mut volume, &soon()).unwrap_err();
@@ -181,11 +178,7 @@ fn a_read_only_root_is_refused_before_anything_is_changed() {
 #[test]
 fn a_clone_of_an_unfinished_root_is_not_to_be_promoted() {
     let pool = need!(Pool::with_old());
-    let mut volume = pool.volume();
-    let lock = volume.lock(&soon()).unwrap();
-    volume.capture().unwrap();
-    drop(volume.stage(&StageSpec::new().with_placement(Placement::Within)).unwrap());
-    drop(lock);
+    let mut volume = interrupted(&pool);
     pool.zfs(&["snapshot"], "c1@later");
     pool.zfs(&["clone", "-o", "mountpoint=legacy", &pool.name("c1@later")], "clone");
     let error = reroot::recover(&mut volume, &soon()).unwrap_err();
