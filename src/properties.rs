@@ -9,7 +9,7 @@ use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::getegid;
 use nix::unistd::{Gid, Uid, fchown, geteuid};
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::record::{ATTRIBUTES, ImageRecord, Top};
 use crate::sys::attr::{self, Attributes, Protection};
 use crate::sys::xattr::{self, Target};
@@ -26,11 +26,13 @@ fn believable_records() -> &'static [&'static CStr] {
     if geteuid().is_root() && initial { &ATTRIBUTES[..1] } else { &ATTRIBUTES }
 }
 
-/// The record that a root directory has, as it was stored, by whom the caller may believe.
-pub(crate) fn stored_record(root: BorrowedFd<'_>) -> io::Result<Option<Vec<u8>>> {
+/// The record that a root directory has, by whom the caller may believe.
+pub(crate) fn record(root: BorrowedFd<'_>) -> Result<Option<ImageRecord>> {
+    const OPERATION: &str = "read the record of the image";
     for name in believable_records() {
-        if let Some(value) = xattr::get(Target::Fd(root), name)? {
-            return Ok(Some(value));
+        let value = xattr::get(Target::Fd(root), name);
+        if let Some(value) = value.map_err(|error| Error::io(OPERATION, "cannot read an extended attribute", error))? {
+            return ImageRecord::from_bytes(&value).map(Some);
         }
     }
     Ok(None)

@@ -261,11 +261,7 @@ impl Siblings {
     pub(crate) fn record(&self) -> Result<Option<ImageRecord>> {
         const OPERATION: &str = "read the record of the image";
         let Some(root) = self.open_live_or_retired(OPERATION)? else { return Ok(None) };
-        let stored = properties::stored_record(root.as_fd());
-        match stored.map_err(|error| self.failed(OPERATION, "cannot read an extended attribute", error))? {
-            Some(bytes) => ImageRecord::from_bytes(&bytes).map(Some).map_err(|error| error.with_context("volume", self.id())),
-            None => Ok(None),
-        }
+        properties::record(root.as_fd()).map_err(|error| error.with_context("volume", self.id()))
     }
 
     pub(crate) fn rename(&self, from: Slot, to: Slot) -> Result<()> {

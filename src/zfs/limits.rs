@@ -4,9 +4,10 @@ use std::ffi::CString;
 
 use super::{note, values};
 use crate::size::ByteSize;
-use crate::sys::zfs::Given;
+use crate::sys::zfs::{Given, Map};
 
 use super::place::text;
+use super::properties::size;
 
 /// The limits that are set on a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -16,6 +17,12 @@ pub(super) struct Limits {
 }
 
 impl Limits {
+    /// Those that a program told.
+    pub(super) fn told(answer: &Map) -> Self {
+        let limit = |key: &str| answer.get(key).and_then(size);
+        Limits { quota: limit("quota"), refquota: limit("refquota") }
+    }
+
     /// How large the root may become.
     pub(super) fn size(self) -> Option<ByteSize> {
         [self.quota, self.refquota].into_iter().flatten().min()

@@ -10,7 +10,7 @@ use super::bases::ORIGIN;
 use super::limits::Limits;
 use super::name::{DatasetName, c_text};
 use super::place::{program, text, unless_busy};
-use super::properties::{Properties as Made, size};
+use super::properties::Properties as Made;
 use super::{Form, Role, Start, ZfsVolume, command, note, values};
 use crate::error::{Error, ErrorKind, Result, Space};
 use crate::properties::{self, close, top_of};
@@ -72,7 +72,6 @@ impl ZfsVolume {
         }
         let found = self.place.ask(program!("check"), &arguments, OPERATION)?;
         let key = |key: &str| found.get(key).and_then(Value::as_str).map(str::to_owned);
-        let limit = |key: &str| found.get(key).and_then(size);
         let children = found.get("children").and_then(Value::as_list).into_iter().flatten().map(|(name, _)| name.clone());
         Ok(Checked {
             within: found.contains_key("safety"),
@@ -82,7 +81,7 @@ impl ZfsVolume {
             parent: key("parent"),
             base: key("base"),
             held: found.get("held").and_then(Value::as_number).map(ByteSize::from_bytes),
-            limits: Limits { quota: limit("quota"), refquota: limit("refquota") },
+            limits: Limits::told(&found),
         })
     }
 

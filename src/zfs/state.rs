@@ -6,9 +6,8 @@ use nix::sys::stat::fstat;
 
 use super::limits::Limits;
 use super::place::{Found, Place, program, text};
-use super::properties::size;
 use super::{Captured, Delegated, DelegationPolicy, Form, Kept, ZfsVolume, note};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::properties::{self, Properties};
 use crate::record::ImageRecord;
 use crate::size::ByteSize;
@@ -42,8 +41,7 @@ impl Place {
         let found = self.ask(program!("space"), &[text("name", dataset), text("parent", self.name.parent())], operation)?;
         let bytes = |key: &str| found.get(key).and_then(Value::as_number).map(ByteSize::from_bytes);
         let Some(free) = bytes("free") else { return Err(self.without_parent(operation)) };
-        let limit = |key: &str| found.get(key).and_then(size);
-        Ok(SpaceOf { free, used: bytes("used"), limits: Limits { quota: limit("quota"), refquota: limit("refquota") } })
+        Ok(SpaceOf { free, used: bytes("used"), limits: Limits::told(&found) })
     }
 }
 
@@ -106,12 +104,7 @@ impl ZfsVolume {
     pub(super) fn state_record(&self) -> Result<Option<ImageRecord>> {
         const OPERATION: &str = "read the record of the image";
         let Some((_, _, top)) = self.mount_live_or_retired(OPERATION)? else { return Ok(None) };
-        let stored = properties::stored_record(top.as_fd());
-        let stored = stored.map_err(|error| crate::Error::io(OPERATION, "cannot read an extended attribute", error));
-        match stored.map_err(|error| self.place.add_volume(error))? {
-            Some(bytes) => ImageRecord::from_bytes(&bytes).map(Some).map_err(|error| self.place.add_volume(error)),
-            None => Ok(None),
-        }
+        properties::record(top.as_fd()).map_err(|error| self.place.add_volume(error))
     }
 
     pub(super) fn capture_live(&mut self) -> Result<()> {
@@ -121,7 +114,7 @@ impl ZfsVolume {
         let kept = Kept::read(&self.place, &dataset, &found, OPERATION)?;
         let form = Form::of(&self.place, &dataset, &found, OPERATION)?;
         let top = Properties::capture(top.as_fd())
-            .map_err(|error| self.place.add_volume(crate::Error::io(OPERATION, "the kernel refused", error)))?;
+            .map_err(|error| self.place.add_volume(Error::io(OPERATION, "the kernel refused", error)))?;
         let delegated = match self.delegation {
             DelegationPolicy::Keep => Delegated::read(&self.place, &dataset, OPERATION)?,
             DelegationPolicy::Leave => Delegated::default(),

@@ -6,7 +6,6 @@ if zfs.exists(args.parent) then
 end
 if zfs.exists(args.name) then
   found.used = zfs.get_prop(args.name, "usedbydataset")
-  found.referenced = zfs.get_prop(args.name, "referenced")
   found.quota = zfs.get_prop(args.name, "quota")
   found.refquota = zfs.get_prop(args.name, "refquota")
 end
