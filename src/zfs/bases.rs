@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::errno::Errno;
 
 use super::name::{self, DatasetName, c_text};
-use super::place::{Place, program, text};
+use super::place::{Found, Place, of_a_stranger, program, text};
 use super::{Role, ZfsVolume, note, values};
 use crate::base_name::BaseName;
 use crate::error::{Error, ErrorKind, Result};
@@ -61,13 +61,11 @@ impl ZfsBases {
     }
 
     /// Our notes on the dataset of the bases; `None` if there is none.
-    fn folder(&self, operation: &'static str) -> Result<Option<super::place::Found>> {
+    fn folder(&self, operation: &'static str) -> Result<Option<Found>> {
         let found = self.place.look(operation)?.live;
         match found {
             Some(found) if !found.notes.contains_key(note::MADE) => {
-                let name = self.place.name.as_str();
-                let error = Error::new(ErrorKind::AlreadyExists, operation, format!("{name} was not made by this library"));
-                Err(self.add_pool(error).with_remedy(format!("rename it, for the name is reserved: zfs rename {name} OTHER")))
+                Err(self.add_pool(of_a_stranger(self.place.name.as_str(), operation)))
             }
             found => Ok(found),
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::place::Place;
 use crate::error::Result;
 use crate::progress::{CancelToken, Wait};
-use crate::sys::command::Program;
+use crate::sys::command::{Command, Program};
 use crate::text::Escaped;
 
 /// It waits for the pool, which may be busy.
@@ -16,16 +16,12 @@ pub(super) fn set(place: &Place, dataset: &str, properties: &[String], operation
     if properties.is_empty() {
         return Ok(());
     }
-    let command = zfs()?.command().arg("set").args(properties).arg(dataset);
-    let done = command.run(operation, &wait()).and_then(|done| done.success(operation));
-    done.map(drop).map_err(|error| place.add_volume(error))
+    run(place, operation, |zfs| zfs.arg("set").args(properties).arg(dataset)).map(drop)
 }
 
 /// What properties, named with commas between, are.
 pub(super) fn get(place: &Place, dataset: &str, properties: &str, operation: &'static str) -> Result<Vec<(String, String)>> {
-    let command = zfs()?.command().args(["get", "-Hp", "-o", "property,value", properties, dataset]);
-    let output = command.run(operation, &wait()).and_then(|done| done.success(operation));
-    let output = output.map_err(|error| place.add_volume(error))?;
+    let output = run(place, operation, |zfs| zfs.args(["get", "-Hp", "-o", "property,value", properties, dataset]))?;
     let lines = output.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
     Ok(lines
         .filter_map(|line| {
@@ -37,22 +33,17 @@ pub(super) fn get(place: &Place, dataset: &str, properties: &str, operation: &'s
 
 /// What is delegated on a dataset, as the command shows it.
 pub(super) fn allowed(place: &Place, dataset: &str, operation: &'static str) -> Result<String> {
-    let command = zfs()?.command().args(["allow", dataset]);
-    let output = command.run(operation, &wait()).and_then(|done| done.success(operation));
-    output.map(|output| String::from_utf8_lossy(&output).into_owned()).map_err(|error| place.add_volume(error))
+    run(place, operation, |zfs| zfs.args(["allow", dataset])).map(|output| String::from_utf8_lossy(&output).into_owned())
 }
 
 /// Delegates on a dataset.
 pub(super) fn allow(place: &Place, dataset: &str, arguments: &[String], operation: &'static str) -> Result<()> {
-    let command = zfs()?.command().arg("allow").args(arguments).arg(dataset);
-    let done = command.run(operation, &wait()).and_then(|done| done.success(operation));
-    done.map(drop).map_err(|error| place.add_volume(error))
+    run(place, operation, |zfs| zfs.arg("allow").args(arguments).arg(dataset)).map(drop)
 }
 
-fn zfs() -> Result<Program> {
-    Program::find("zfs", "zfsutils-linux")
-}
-
-fn wait() -> Wait {
-    Wait::new(LIMIT, CancelToken::new())
+/// Runs the command, which has to succeed; returns what it said.
+fn run(place: &Place, operation: &'static str, with: impl FnOnce(Command) -> Command) -> Result<Vec<u8>> {
+    let command = with(Program::find("zfs", "zfsutils-linux")?.command());
+    let done = command.run(operation, &Wait::new(LIMIT, CancelToken::new())).and_then(|done| done.success(operation));
+    done.map_err(|error| place.add_volume(error))
 }

@@ -1,9 +1,9 @@
 //! A volume's place: the kernel's ZFS, and the names of its datasets there.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::{DirBuilder, File};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
@@ -164,10 +164,7 @@ impl Place {
                 .filter_map(|(name, value)| Some((name.clone(), value.as_text()?.to_owned())))
                 .collect();
             if slot != Slot::Live && !notes.contains_key(note::MADE) {
-                let error = Error::new(ErrorKind::AlreadyExists, operation, format!("{name} was not made by this library"));
-                return Err(self
-                    .add_volume(error)
-                    .with_remedy(format!("rename it, for the name is reserved: zfs rename {name} OTHER")));
+                return Err(self.add_volume(of_a_stranger(&name, operation)));
             }
             let it = Some(Found { guid: guid_of(there), notes, has_children: table("children").is_some() });
             match slot {
@@ -194,14 +191,15 @@ impl Place {
     }
 
     pub(super) fn lock(&self, wait: &Wait) -> Result<VolumeLock> {
-        let (folder, name) = (locks()?, lock_name(self.name.as_str()));
-        let lock = FileLock::acquire(folder.as_fd(), &name, wait);
-        lock.map(VolumeLock::new).map_err(|error| self.add_volume(error))
+        self.lock_by(FileLock::acquire, wait)
     }
 
     pub(super) fn lock_shared(&self, wait: &Wait) -> Result<VolumeLock> {
-        let (folder, name) = (locks()?, lock_name(self.name.as_str()));
-        let lock = FileLock::acquire_shared(folder.as_fd(), &name, wait);
+        self.lock_by(FileLock::acquire_shared, wait)
+    }
+
+    fn lock_by(&self, acquire: fn(BorrowedFd<'_>, &OsStr, &Wait) -> Result<FileLock>, wait: &Wait) -> Result<VolumeLock> {
+        let lock = acquire(locks()?.as_fd(), &lock_name(self.name.as_str()), wait);
         lock.map(VolumeLock::new).map_err(|error| self.add_volume(error))
     }
 }
@@ -214,6 +212,12 @@ impl Look {
             Slot::Retired => self.retired.as_ref(),
         }
     }
+}
+
+/// Says of a dataset under a name of ours that someone else made it.
+pub(super) fn of_a_stranger(dataset: &str, operation: &'static str) -> Error {
+    Error::new(ErrorKind::AlreadyExists, operation, format!("{dataset} was not made by this library"))
+        .with_remedy(format!("rename it, for the name is reserved: zfs rename {dataset} OTHER"))
 }
 
 /// Does again what finds a dataset busy, for a moment.

@@ -6,6 +6,7 @@ use std::ptr;
 
 use nix::errno::Errno;
 
+use super::check;
 use super::library::{NvPair, RawList, RawPair};
 
 /// No list that ZFS returns is as deep.
@@ -112,10 +113,6 @@ impl Drop for List<'_> {
         // SAFETY: it is ours alone; a null pointer is let pass.
         unsafe { (self.calls.nvlist_free)(self.raw) }
     }
-}
-
-fn check(result: c_int) -> Result<(), Errno> {
-    if result == 0 { Ok(()) } else { Err(Errno::from_raw(result)) }
 }
 
 fn read(calls: &NvPair, list: *mut RawList, depth: u32) -> Map {
