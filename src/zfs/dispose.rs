@@ -60,7 +60,7 @@ impl ZfsVolume {
     /// Names who keeps a dataset busy.
     pub(super) fn named_busy(&self, dataset: &str, operation: &'static str, errno: Errno) -> Error {
         let error = self.place.failed(operation, format!("{dataset} is in use"), errno);
-        let file_system = FileSystem { fs_type: "zfs", source: dataset.as_bytes(), device: None };
+        let file_system = FileSystem { fs_type: Some("zfs"), sources: &[dataset.to_owned()], device: None, block: None };
         match holders::of_file_system(&file_system, &[]).unwrap_or_default().first() {
             Some(holder) => error.with_remedy(format!("end this use and run recover: {holder}")).with_context("holder", holder),
             None => error.with_remedy("end what uses it, a send or a receive for example, and run recover"),

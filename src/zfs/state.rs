@@ -76,7 +76,7 @@ impl ZfsVolume {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => None,
             Err(error) => return Err(error),
         };
-        let file_system = FileSystem { fs_type: "zfs", source: dataset.as_bytes(), device };
+        let file_system = FileSystem { fs_type: Some("zfs"), sources: std::slice::from_ref(&dataset), device, block: None };
         holders::of_file_system(&file_system, &[]).map_err(|error| self.place.add_volume(error))
     }
 

@@ -19,12 +19,14 @@ use crate::volume::Holder;
 /// A file system with a superblock of its own, of a kind whose files carry the number that its mounts do: not btrfs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FileSystem<'a> {
-    /// Its type, as mount tables call it: `zfs`.
-    pub(crate) fs_type: &'a str,
-    /// Its source: `tank/c1`.
-    pub(crate) source: &'a [u8],
+    /// Its type, as mount tables call it: `zfs`. `None` where the source says enough.
+    pub(crate) fs_type: Option<&'a str>,
+    /// What its source may be called: `tank/c1`.
+    pub(crate) sources: &'a [String],
     /// Its `st_dev`, where the caller knows it: without it, what is mounted nowhere has no holders.
     pub(crate) device: Option<libc::dev_t>,
+    /// The block device that it lies on, which may be open itself.
+    pub(crate) block: Option<libc::dev_t>,
 }
 
 /// Who keeps a file system busy, in every mount namespace that the caller may see. Mounts come first, then processes, devices and swap files.
@@ -43,7 +45,8 @@ pub(crate) fn of_file_system(file_system: &FileSystem<'_>, ours: &[u64]) -> Resu
     let mut seen = Vec::new();
     for namespace in &namespaces.all {
         let own = views(namespaces.own(), &devices);
-        let on = OnDevices { devices: &devices, views: views(&namespace.mounts, &devices), own, me };
+        let block = file_system.block.map(device::from_dev);
+        let on = OnDevices { devices: &devices, block, views: views(&namespace.mounts, &devices), own, me };
         if !on.views.is_empty() {
             let table = by_id(&namespace.mounts);
             let is_ours = |mount: &Mount| ours.contains(&mount.id) || copies.contain(mount, &table);
@@ -55,7 +58,9 @@ pub(crate) fn of_file_system(file_system: &FileSystem<'_>, ours: &[u64]) -> Resu
     holding(&seen, &namespaces.processes).into_iter().for_each(|process| found.add(process));
     let shown = |file: &[u8]| seen.first().is_some_and(|own| through(&own.views, file).is_some());
     in_kernel::add_devices(&mut found, |name, file| {
-        device::behind_loop(name).map_or_else(|| shown(file), |on| devices.contains(&on))
+        let block = file_system.block.map(device::from_dev);
+        let is = |numbers: device::Numbers| devices.contains(&numbers.on) || block.is_some() && numbers.block == block;
+        device::behind_loop(name).map_or_else(|| shown(file), is)
     });
     in_kernel::add_swap_files(&mut found, |file| {
         let on = CString::new(file).ok().and_then(|path| device::behind(AT_FDCWD, &path).ok());
@@ -66,7 +71,8 @@ pub(crate) fn of_file_system(file_system: &FileSystem<'_>, ours: &[u64]) -> Resu
 
 /// The numbers of the file system: the one that the caller knows, and what mount tables say.
 fn devices(file_system: &FileSystem<'_>, namespaces: &Namespaces) -> Vec<Device> {
-    let named = |mount: &&Mount| mount.fs_type == file_system.fs_type.as_bytes() && mount.source == file_system.source;
+    let of_type = |mount: &Mount| file_system.fs_type.is_none_or(|fs_type| mount.fs_type == fs_type.as_bytes());
+    let named = |mount: &&Mount| of_type(mount) && file_system.sources.iter().any(|source| source.as_bytes() == mount.source);
     let mounts = namespaces.all.iter().flat_map(|namespace| &namespace.mounts);
     let mut devices: Vec<_> = mounts.filter(named).filter_map(|mount| numbers(&mount.device, 10)).collect();
     devices.extend(file_system.device.map(device::from_dev));
@@ -78,6 +84,7 @@ fn devices(file_system: &FileSystem<'_>, namespaces: &Namespaces) -> Vec<Device>
 /// The file system as one namespace shows it.
 struct OnDevices<'a> {
     devices: &'a [Device],
+    block: Option<Device>,
     /// The mounts of it in this namespace, and in the caller's.
     views: Vec<&'a Mount>,
     own: Vec<&'a Mount>,
@@ -113,8 +120,11 @@ fn through(views: &[&Mount], path: &[u8]) -> Option<Vec<u8>> {
 
 impl Target for OnDevices<'_> {
     fn file(&self, dir: BorrowedFd<'_>, name: &CStr) -> Option<Vec<u8>> {
-        let device = device::behind(dir, name).ok()?;
-        self.devices.contains(&device).then(|| self.named(&link(dir, name).unwrap_or_default()))
+        let numbers = device::numbers(dir, name).ok()?;
+        if self.block.is_some() && numbers.block == self.block {
+            return link(dir, name);
+        }
+        self.devices.contains(&numbers.on).then(|| self.named(&link(dir, name).unwrap_or_default()))
     }
 
     fn directory(&self, dir: BorrowedFd<'_>, name: &CStr) -> Option<Vec<u8>> {

@@ -80,7 +80,7 @@ impl Mounted {
     }
 
     fn named(&self, device: Option<libc::dev_t>) -> FileSystem<'_> {
-        FileSystem { fs_type: self.fs_type, source: self.source.as_bytes(), device }
+        FileSystem { fs_type: Some(self.fs_type), sources: std::slice::from_ref(&self.source), device, block: None }
     }
 
     /// Asked with no more than its name, and with its number, which must tell the same; our mount is none.
@@ -148,9 +148,9 @@ fn mounts_of_it_and_in_it_are_holders_in_every_namespace() {
         let fs = Mounted::tmpfs(dir);
         assert_eq!(fs.holders(), []);
         assert_eq!(of_file_system(&fs.named(None), &[]).unwrap(), [on(&fs.at, None)]);
-        let stranger = FileSystem { source: b"reroot-test/none", ..fs.named(None) };
+        let stranger = FileSystem { sources: &["reroot-test/none".to_owned()], ..fs.named(None) };
         assert_eq!(of_file_system(&stranger, &[]).unwrap(), []);
-        assert_eq!(of_file_system(&FileSystem { fs_type: "zfs", ..fs.named(None) }, &[]).unwrap(), []);
+        assert_eq!(of_file_system(&FileSystem { fs_type: Some("zfs"), ..fs.named(None) }, &[]).unwrap(), []);
         // A part of it, elsewhere.
         let part = dir.join("part");
         bind(&fs.at.join("sub"), &part);
