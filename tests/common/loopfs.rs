@@ -63,14 +63,7 @@ pub(crate) struct LoopFs {
 impl LoopFs {
     /// A file system of `mib` MiB, or more where it needs more. `Err` says why there can be none here.
     pub(crate) fn new(kind: Kind, mib: u64) -> Result<LoopFs, String> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err("not root: cannot mount".into());
-        }
-        // In memory where there is some set aside: what is tested is the file system in the image, not the disk below it.
-        let prefix = "reroot-fs-";
-        let in_memory = tempfile::Builder::new().prefix(prefix).tempdir_in("/dev/shm");
-        let folder = in_memory.or_else(|_| tempfile::Builder::new().prefix(prefix).tempdir()).map_err(|error| error.to_string())?;
-        let mut made = LoopFs { folder, mounted: false };
+        let mut made = LoopFs { folder: folder()?, mounted: false };
         std::fs::create_dir(made.path()).map_err(|error| error.to_string())?;
         let mib = mib.max(kind.min_mib());
         if kind == Kind::Tmpfs {
@@ -127,6 +120,74 @@ impl Drop for LoopFs {
             eprintln!("cannot unmount {}: {why}", self.path().display());
         }
     }
+}
+
+/// A block device over an image file, with nothing on it.
+#[derive(Debug)]
+pub(crate) struct LoopDevice {
+    folder: tempfile::TempDir,
+    path: PathBuf,
+    // The kernel detaches the device when the last who has it open closes it, also when this process is killed.
+    open: std::fs::File,
+}
+
+impl LoopDevice {
+    /// A device of `mib` MiB. `Err` says why there can be none here.
+    pub(crate) fn new(mib: u64) -> Result<LoopDevice, String> {
+        let folder = folder()?;
+        let image = std::fs::File::create(folder.path().join("image")).map_err(|error| error.to_string())?;
+        image.set_len(mib << 20).map_err(|error| error.to_string())?;
+        LoopDevice::over(folder)
+    }
+
+    /// Another one with the same content as it is now, whatever is still on its way to it.
+    pub(crate) fn clone_now(&self) -> Result<LoopDevice, String> {
+        let folder = folder()?;
+        std::fs::copy(self.image(), folder.path().join("image")).map_err(|error| error.to_string())?;
+        LoopDevice::over(folder)
+    }
+
+    fn over(folder: tempfile::TempDir) -> Result<LoopDevice, String> {
+        let image = folder.path().join("image");
+        for _ in 0..20 {
+            // Two who ask for a free device at once may get the same one.
+            let Ok(path) = run(Command::new("losetup").args(["--find", "--show"]).arg(&image)) else {
+                sleep(Duration::from_millis(100));
+                continue;
+            };
+            let path = PathBuf::from(path.trim());
+            let open = std::fs::File::open(&path).map_err(|error| error.to_string());
+            let detach = run(Command::new("losetup").arg("--detach").arg(&path));
+            return Ok(LoopDevice { folder, path, open: detach.and(open)? });
+        }
+        Err("there is no loop device".into())
+    }
+
+    /// Makes it larger.
+    pub(crate) fn grow(&self, mib: u64) {
+        std::fs::File::options().write(true).open(self.image()).and_then(|image| image.set_len(mib << 20)).unwrap();
+        run(Command::new("losetup").arg("--set-capacity").arg(&self.path)).unwrap();
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file below it.
+    pub(crate) fn image(&self) -> PathBuf {
+        self.folder.path().join("image")
+    }
+}
+
+/// In memory where there is some set aside: what is tested is the file system in the image, not the disk below it.
+fn folder() -> Result<tempfile::TempDir, String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err("not root: cannot mount".into());
+    }
+    let prefix = "reroot-fs-";
+    let in_memory = tempfile::Builder::new().prefix(prefix).tempdir_in("/dev/shm");
+    in_memory.or_else(|_| tempfile::Builder::new().prefix(prefix).tempdir()).map_err(|error| error.to_string())
 }
 
 /// A mount on `at` that goes when it is dropped.

@@ -1,8 +1,5 @@
 //! The calls against a real btrfs, and their numbers against those of the kernel's header.
 
-#[path = "../../../tests/common/loopfs.rs"]
-mod loopfs;
-
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -11,23 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use self::loopfs::{Kind, LoopFs};
 use super::subvolume::Access;
 use super::*;
-
-/// A btrfs, or the end of the test: with a reason, and as a failure where CI requires every test.
-macro_rules! need {
-    ($result:expr) => {
-        match $result {
-            Ok(value) => value,
-            Err(why) => {
-                assert!(std::env::var_os("REROOT_REQUIRE").is_none(), "cannot run: {why}");
-                eprintln!("skipped: {why}");
-                return;
-            }
-        }
-    };
-}
+use crate::loopfs::{Kind, LoopFs, need};
 
 fn name(text: &str) -> &OsStr {
     OsStr::new(text)
