@@ -1,5 +1,11 @@
 //! Programs of others: run without a shell, to their end or to a deadline, and never left behind.
 
+#[cfg(feature = "lvm")]
+mod session;
+
+#[cfg(feature = "lvm")]
+pub(crate) use self::session::Session;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
@@ -61,7 +67,7 @@ impl Program {
     }
 
     pub(crate) fn command(&self) -> Command {
-        Command { program: self.clone(), args: Vec::new() }
+        Command { program: self.clone(), args: Vec::new(), variables: Vec::new() }
     }
 }
 
@@ -70,9 +76,17 @@ impl Program {
 pub(crate) struct Command {
     program: Program,
     args: Vec<OsString>,
+    /// Of its environment, beside those that every program gets.
+    variables: Vec<(&'static str, &'static str)>,
 }
 
 impl Command {
+    #[cfg(feature = "lvm")]
+    pub(crate) fn variable(mut self, name: &'static str, value: &'static str) -> Self {
+        self.variables.push((name, value));
+        self
+    }
+
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());
         self
@@ -139,20 +153,32 @@ impl Command {
     }
 
     fn start(self) -> io::Result<Running> {
+        let mut command = self.prepared();
+        command.stdin(Stdio::null());
+        close_others_on_exec(&mut command, 3);
+        Running::new(command.spawn()?, None)
+    }
+
+    /// As it is started, but for what it reads, and for what it inherits.
+    fn prepared(&self) -> std::process::Command {
         let mut command = std::process::Command::new(&self.program.path);
         command.args(&self.args).env_clear().env("PATH", PATH).env("LC_ALL", "C").current_dir("/").process_group(0);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // SAFETY: it takes no memory and reads none.
-        let end = unsafe { libc::sysconf(libc::_SC_OPEN_MAX) };
-        let end = libc::c_int::try_from(end).unwrap_or(libc::c_int::MAX);
-        // SAFETY: between fork and exec only system calls are made, and nothing is allocated or locked.
-        unsafe {
-            command.pre_exec(move || {
-                libc::umask(UMASK);
-                close_on_exec(3, end)
-            });
-        }
-        Running::new(command.spawn()?)
+        command.envs(self.variables.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+}
+
+/// Has a program inherit no descriptor from this one on.
+fn close_others_on_exec(command: &mut std::process::Command, first: libc::c_int) {
+    // SAFETY: it takes no memory and reads none.
+    let end = unsafe { libc::sysconf(libc::_SC_OPEN_MAX) };
+    let end = libc::c_int::try_from(end).unwrap_or(libc::c_int::MAX);
+    // SAFETY: between fork and exec only system calls are made, and nothing is allocated or locked.
+    unsafe {
+        command.pre_exec(move || {
+            libc::umask(UMASK);
+            close_on_exec(first, end)
+        });
     }
 }
 
@@ -181,22 +207,27 @@ struct Running {
     status: Option<ExitStatus>,
     stdout: Output,
     stderr: Output,
+    /// What it writes besides, on a pipe of its own.
+    report: Output,
 }
 
 impl Running {
-    fn new(mut child: Child) -> io::Result<Self> {
+    fn new(mut child: Child, report: Option<OwnedFd>) -> io::Result<Self> {
         let (stdout, stderr) = (child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from));
         let pidfd = pidfd(child.id());
         let (stdout, stderr) = (Output::new(stdout, Limit::Refuse), Output::new(stderr, Limit::KeepEnd));
-        let running = Running { child, pidfd, status: None, stdout, stderr };
-        running.stdout.do_not_block()?;
-        running.stderr.do_not_block()?;
+        let report = Output::new(report, Limit::Refuse);
+        let running = Running { child, pidfd, status: None, stdout, stderr, report };
+        for output in [&running.stdout, &running.stderr, &running.report] {
+            output.do_not_block()?;
+        }
         Ok(running)
     }
 
     /// Waits a tick for something to happen, and takes what was said. The status once the program has ended.
     fn step(&mut self) -> io::Result<Option<ExitStatus>> {
-        let pipes = [&self.stdout, &self.stderr].into_iter().filter_map(|output| output.pipe.as_ref()).map(File::as_fd);
+        let pipes =
+            [&self.stdout, &self.stderr, &self.report].into_iter().filter_map(|output| output.pipe.as_ref()).map(File::as_fd);
         let fds = pipes.chain(self.pidfd.as_ref().map(OwnedFd::as_fd));
         let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut fds, PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO)) {
@@ -205,6 +236,7 @@ impl Running {
         }
         self.stdout.read()?;
         self.stderr.read()?;
+        self.report.read()?;
         self.ended()
     }
 
@@ -331,25 +363,47 @@ pub(crate) struct Finished {
 
 impl Finished {
     /// What it exited with; `None` if a signal ended it.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "lvm"))]
     pub(crate) fn code(&self) -> Option<i32> {
         self.status.code()
+    }
+
+    /// Takes what it said elsewhere for a part of what it said of its failure.
+    #[cfg(feature = "lvm")]
+    pub(crate) fn hear(&mut self, words: &[u8]) {
+        let words = shown(words.get(words.len().saturating_sub(STDERR_KEPT)..).unwrap_or_default());
+        let between = if self.stderr.is_empty() || words.is_empty() { "" } else { "; " };
+        self.stderr = format!("{}{between}{words}", self.stderr);
     }
 
     /// What it said.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] unless it exited with 0, in its own words.
+    #[cfg_attr(not(any(test, feature = "zfs")), allow(dead_code, reason = "some look at the words first"))]
     pub(crate) fn success(self, operation: &'static str) -> Result<Vec<u8>> {
         if self.status.success() {
             return Ok(self.stdout);
         }
-        let end = match (self.status.code(), self.status.signal()) {
-            (Some(code), _) => format!("exited with {code}"),
-            (None, signal) => format!("was ended by signal {}", signal.unwrap_or_default()),
-        };
         let words = if self.stderr.is_empty() { "it said nothing" } else { &self.stderr };
-        Err(Error::new(ErrorKind::Io, operation, format!("{} {end}: {words}", self.line)))
+        Err(Error::new(ErrorKind::Io, operation, format!("{}: {words}", self.end())))
+    }
+
+    /// How it was called and how it ended.
+    pub(crate) fn end(&self) -> String {
+        match (self.status.code(), self.status.signal()) {
+            (Some(code), _) => format!("{} exited with {code}", self.line),
+            (None, signal) => format!("{} was ended by signal {}", self.line, signal.unwrap_or_default()),
+        }
+    }
+
+    /// The end of all it said, on one line and safe to show: some programs name what they find on the standard output.
+    #[cfg(feature = "lvm")]
+    pub(crate) fn words(&self) -> String {
+        let kept = self.stdout.len().saturating_sub(STDERR_KEPT);
+        let said = shown(self.stdout.get(kept..).unwrap_or_default());
+        let words = [said.as_str(), self.stderr.as_str()].into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>();
+        if words.is_empty() { "it said nothing".to_owned() } else { words.join("; ") }
     }
 }
 
