@@ -21,6 +21,10 @@ pub enum Space {
     Quota,
     /// The file system's inodes: `ENOSPC` with blocks left.
     Inodes,
+    /// The data space of a thin pool, which all its volumes share.
+    ThinData,
+    /// The metadata space of a thin pool: it maps no more blocks, however much data space is left.
+    ThinMetadata,
 }
 
 /// What went wrong, for programs.
@@ -95,6 +99,8 @@ impl ErrorKind {
             ErrorKind::NoSpace(Space::Pool) => "no space left in the pool",
             ErrorKind::NoSpace(Space::Quota) => "quota exceeded",
             ErrorKind::NoSpace(Space::Inodes) => "no inodes left in the pool",
+            ErrorKind::NoSpace(Space::ThinData) => "no data space left in the thin pool",
+            ErrorKind::NoSpace(Space::ThinMetadata) => "no metadata space left in the thin pool",
             ErrorKind::Unsupported => "not supported",
             ErrorKind::PermissionDenied => "permission denied",
             ErrorKind::InvalidInput => "invalid input",

@@ -128,10 +128,27 @@ pub trait RebuildableVolume: fmt::Debug + Send {
     /// - Online: descriptors stay valid. The size never shrinks.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] unless [`Capabilities::sizing`] is [`Sizing::Growable`], and then nothing has changed.
+    /// [`ErrorKind::Unsupported`] unless [`Capabilities::sizing`] [can grow](Sizing::can_grow), and then nothing has changed.
     fn grow(&mut self, to: ByteSize) -> Result<ByteSize> {
         let _ = to;
         Err(Error::new(ErrorKind::Unsupported, "grow the staged root", "this backend has volumes without a size"))
+    }
+
+    /// Whether there is still room for the staged root, of which so much was written so far. Called from time to time while it is filled.
+    ///
+    /// - Costs a few system calls. For a store that lets its writers wait when it is full, or that others need too: it is asked before it is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`], which ends the filling.
+    fn check_room(&mut self, written: ByteSize) -> Result<()> {
+        let _ = written;
+        Ok(())
+    }
+
+    /// Says of an error that filling the staged root met what the store knows of its cause: that it is full, for one, where the file system in
+    /// it only says that it cannot write.
+    fn explain(&self, error: Error) -> Error {
+        error
     }
 
     /// Finishes the staged root: applies the captured properties, records the image with it, and makes it durable.
@@ -205,6 +222,8 @@ macro_rules! forward_volume {
             fn check_spec(&self, spec: &StageSpec) -> Result<()> { (**self).check_spec(spec) }
             fn stage(&mut self, spec: &StageSpec) -> Result<OwnedFd> { (**self).stage(spec) }
             fn grow(&mut self, to: ByteSize) -> Result<ByteSize> { (**self).grow(to) }
+            fn check_room(&mut self, written: ByteSize) -> Result<()> { (**self).check_room(written) }
+            fn explain(&self, error: Error) -> Error { (**self).explain(error) }
             fn seal(&mut self, record: &ImageRecord, root: RootMetadata) -> Result<Vec<Warning>> {
                 (**self).seal(record, root)
             }

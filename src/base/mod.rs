@@ -37,7 +37,7 @@ pub use self::list::{BaseInfo, BaseState};
 pub use self::options::BaseOptions;
 pub use self::verify::Verdict;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::base_name::BaseName;
 use crate::error::{Error, Result};
@@ -109,9 +109,9 @@ impl Bases {
         if !volume.names()?.live {
             return Ok(None);
         }
-        let Some(root) = self.pool.open(name)? else { return Ok(None) };
         let record = volume.record()?.unwrap_or_else(|| list::unrecorded(name));
-        let root = BaseRoot { id: volume.id(), name: name.clone(), root, record, _hold: hold };
+        let pool = Arc::clone(&self.pool);
+        let root = BaseRoot { id: volume.id(), name: name.clone(), record, pool, root: OnceLock::new(), _hold: hold };
         Ok(Some(Base { root: Arc::new(root) }))
     }
 }

@@ -334,6 +334,10 @@ impl<P: BasePool> BasePool for Faulty<P> {
         self.observe(Primitive::BaseOpen, String::new(), |pool| pool.open(name))
     }
 
+    fn close(&self, name: &BaseName) {
+        self.inner.close(name);
+    }
+
     fn clones(&self, name: &BaseName) -> Result<Vec<String>> {
         self.observe(Primitive::BaseClones, String::new(), |pool| pool.clones(name))
     }
@@ -439,6 +443,14 @@ impl<V: RebuildableVolume> RebuildableVolume for Faulty<V> {
     // What only looks ahead or back decides nothing that a fault could spoil.
     fn check_spec(&self, spec: &StageSpec) -> Result<()> {
         self.inner.check_spec(spec)
+    }
+
+    fn check_room(&mut self, written: ByteSize) -> Result<()> {
+        self.inner.check_room(written)
+    }
+
+    fn explain(&self, error: Error) -> Error {
+        self.inner.explain(error)
     }
 
     fn reclaiming(&self) -> Result<Option<Reclaiming>> {

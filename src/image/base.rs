@@ -1,8 +1,8 @@
 //! An image that is unpacked already: a base.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use nix::sys::stat::fstat;
@@ -17,22 +17,35 @@ use crate::progress::CancelToken;
 use crate::record::ImageRecord;
 use crate::sys::sync::clean;
 use crate::unpack::{Hooks, fingerprint};
-use crate::volume::{VolumeId, VolumeLock};
+use crate::volume::{BasePool, VolumeId, VolumeLock};
 
 /// How long a file has to be as it is before its times tell whether it is still the same: longer than a tick of any clock.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// A base that is held open, and held.
+/// A base that is held.
 #[derive(Debug)]
 pub(crate) struct BaseRoot {
     pub(crate) id: VolumeId,
     pub(crate) name: BaseName,
-    pub(crate) root: OwnedFd,
     pub(crate) record: ImageRecord,
+    pub(crate) pool: Arc<dyn BasePool>,
+    /// Its directory, once someone has read in it: to clone it takes none.
+    pub(crate) root: OnceLock<OwnedFd>,
     pub(crate) _hold: VolumeLock,
 }
 
 impl BaseRoot {
+    /// Its directory.
+    pub(crate) fn root(&self) -> Result<BorrowedFd<'_>> {
+        if let Some(root) = self.root.get() {
+            return Ok(root.as_fd());
+        }
+        let Some(root) = self.pool.open(&self.name)? else {
+            return Err(Error::new(ErrorKind::NotFound, "open the base", "it is gone").with_context("base", &self.name));
+        };
+        Ok(self.root.get_or_init(|| root).as_fd())
+    }
+
     /// Reads all of it: that it can be read, that nothing is mounted in it, and that it holds what it was made with.
     pub(super) fn check(&self, hooks: &mut dyn Hooks) -> Result<()> {
         if self.is_unchanged(hooks)? {
@@ -45,9 +58,17 @@ impl BaseRoot {
 
     /// Reads all of it, and says whether it holds what was recorded when it was made, if that was.
     pub(crate) fn is_unchanged(&self, hooks: &mut dyn Hooks) -> Result<bool> {
-        let found = fingerprint(self.root.as_fd(), hooks)?;
+        let found = fingerprint(self.root()?, hooks)?;
         // Not by the number of bytes: what a file system calls a hole may change when it writes them out.
         Ok(self.record.contents.is_none_or(|recorded| recorded.digest == found.digest))
+    }
+}
+
+impl Drop for BaseRoot {
+    fn drop(&mut self) {
+        if self.root.take().is_some() {
+            self.pool.close(&self.name);
+        }
     }
 }
 
@@ -58,7 +79,11 @@ impl Image {
         Image {
             origin: record.origin.clone(),
             layout: record.layout,
-            need: Need { expected: record.contents.map(|contents| contents.bytes), ..Need::default() },
+            need: Need {
+                expected: record.contents.map(|contents| contents.bytes),
+                entries: record.contents.map(|contents| contents.entries),
+                ..Need::default()
+            },
             length: record.contents.map(|contents| contents.bytes),
             content: Content::Base(base),
             ..Image::empty()

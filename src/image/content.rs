@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 #[cfg(feature = "squashfs")]
 use std::sync::atomic::AtomicU64;
@@ -128,7 +128,7 @@ impl Target<'_> {
         let devices = DevicePolicy::Create;
         let options = UnpackOptions { strip: None, shift: None, unified: Unified::No, limits, devices, ..options.clone() };
         match self {
-            Target::Root(root) => copy_tree(base.root.as_fd(), base.record.top, root, &options, hooks),
+            Target::Root(root) => copy_tree(base.root()?, base.record.top, root, &options, hooks),
             Target::Nowhere => base.check(hooks).map(|()| Unpacked::default()),
         }
     }

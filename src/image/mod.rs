@@ -88,6 +88,8 @@ pub struct Need {
     pub at_least: ByteSize,
     /// It takes about this much, as the image itself says.
     pub expected: Option<ByteSize>,
+    /// So many files, directories and other entries.
+    pub entries: Option<u64>,
 }
 
 impl Image {

@@ -29,7 +29,7 @@ use crate::record::Origin;
 use crate::size::ByteSize;
 use crate::text::Escaped;
 #[cfg(feature = "squashfs")]
-use crate::unpack::{Limits, squashfs_length};
+use crate::unpack::{Limits, squashfs_entries, squashfs_length};
 
 impl Image {
     /// The image in a file, or in the directory of an OCI image layout, told by its content and not by its name. A named pipe is read as a stream.
@@ -160,11 +160,12 @@ impl Opened {
         if is_squashfs(&start) {
             check_squashfs_layout(layout)?;
             // The limits of the rebuild are not known yet.
-            let used = squashfs_length(&start, &Limits::default().with_entries(u64::MAX))?;
+            let no_limits = Limits::default().with_entries(u64::MAX);
+            let (used, entries) = (squashfs_length(&start, &no_limits)?, squashfs_entries(&start, &no_limits)?);
             // A block device has no size here, and a file may be padded, or cut.
             let at_least = if is_file { used.min(ByteSize::from_bytes(size)) } else { used };
             let length = if is_file { length } else { Some(used) };
-            let need = Need { at_least, expected: None };
+            let need = Need { at_least, expected: None, entries: Some(entries) };
             return Ok(Opened { content: Content::Squashfs(file), need, length });
         }
         let format = Format::detect(&start)?;
@@ -285,11 +286,11 @@ fn read_start(file: &File, length: usize) -> std::io::Result<Vec<u8>> {
 /// unpack to less than what it takes to store it.
 fn estimate(format: Format, start: &[u8], length: ByteSize) -> Need {
     match format {
-        Format::Tar => Need { at_least: ByteSize::ZERO, expected: Some(length) },
+        Format::Tar => Need { expected: Some(length), ..Need::default() },
         #[cfg_attr(
             not(any(feature = "gzip", feature = "zstd", feature = "xz", feature = "bzip2", feature = "lz4")),
             expect(unreachable_patterns)
         )]
-        _ => Need { at_least: length, expected: format.content_size(start).map(ByteSize::from_bytes) },
+        _ => Need { at_least: length, expected: format.content_size(start).map(ByteSize::from_bytes), ..Need::default() },
     }
 }

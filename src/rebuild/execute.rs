@@ -12,7 +12,7 @@ use super::policy::{SnapshotPolicy, Strategy};
 use super::recover::Recovery;
 use super::report::{Clock, Disposal, Made, Report};
 use crate::error::{Error, ErrorKind, Outcome, Result, Space};
-use crate::image::Image;
+use crate::image::{Image, Need};
 use crate::progress::{Event, Phase, Wait};
 use crate::record::ImageRecord;
 use crate::size::ByteSize;
@@ -66,6 +66,9 @@ pub(super) struct Execution<'a> {
     /// When the plan was made, and so the holders were asked for.
     looked: Instant,
     root: Option<OwnedFd>,
+    /// What is known of what the image needs by now, and the size that the new root gets for it.
+    need: Need,
+    size: Option<ByteSize>,
     placement: Placement,
     old_root: Option<Slot>,
     report: Report,
@@ -111,6 +114,8 @@ impl<'a> Execution<'a> {
             exists,
             looked: Instant::now(),
             root: None,
+            need: plan.need,
+            size: None,
             placement: Placement::Beside,
             old_root: None,
             report,
@@ -159,7 +164,18 @@ impl<'a> Execution<'a> {
     fn check_image(&mut self) -> Result<()> {
         self.clock.enter(Phase::Check);
         #[cfg(feature = "tar")]
-        super::fill::check(self.image, self.options, self.clock)?;
+        {
+            let tally = super::fill::check(self.image, self.options, self.clock)?;
+            self.need.entries = Some(tally.entries);
+            self.need.expected = Some(tally.bytes);
+            let sizing = self.volume.capabilities().sizing;
+            if sizing.can_grow() {
+                let at_least = if sizing.is_of_device() { tally.bytes } else { self.need.at_least };
+                let need = Need { at_least, ..self.need };
+                let (max, current) = (self.options.max_size, self.plan.usage.size);
+                self.size = growth::to_begin_with(self.options.size, current, max, &need)?;
+            }
+        }
         Ok(())
     }
 
@@ -200,7 +216,10 @@ impl<'a> Execution<'a> {
     fn stage(&mut self, size: Option<ByteSize>, placement: Placement) -> Result<()> {
         self.begin_staging();
         self.placement = placement;
-        self.root = Some(self.volume.stage(&stage_spec(size, None, placement))?);
+        let mut spec = stage_spec(self.size.or(size), None, placement);
+        spec.entries = self.entries();
+        self.root = Some(self.volume.stage(&spec)?);
+        self.size = spec.size;
         Ok(())
     }
 
@@ -238,6 +257,14 @@ impl<'a> Execution<'a> {
         None
     }
 
+    /// How many entries the new root is to have room for, so far as an image that says so may have as many.
+    fn entries(&self) -> Option<u64> {
+        #[cfg(feature = "tar")]
+        return self.need.entries.map(|entries| entries.min(self.options.limits.entries));
+        #[cfg(not(feature = "tar"))]
+        self.need.entries
+    }
+
     fn metadata(&self) -> RootMetadata {
         if self.exists || self.plan.names.retired { RootMetadata::Keep } else { RootMetadata::FromImage }
     }
@@ -251,9 +278,10 @@ impl<'a> Execution<'a> {
     fn fill(&mut self) -> Result<()> {
         self.clock.enter(Phase::Fill);
         let Some(root) = self.root.take() else { return Ok(()) };
-        let size = self.options.size.or(self.plan.usage.size);
+        let size = self.size.or(self.plan.usage.size);
         let metadata = self.metadata();
-        let filled = super::fill::fill(self.volume, &root, self.image, metadata, self.options, size, self.clock)?;
+        let filled = super::fill::fill(self.volume, &root, self.image, metadata, self.options, size, self.clock);
+        let filled = filled.map_err(|error| self.volume.explain(error))?;
         self.report.image = self.image.record(filled.digest);
         self.report.entries = filled.unpacked.tally.entries;
         self.report.bytes = filled.unpacked.tally.bytes;
@@ -280,7 +308,7 @@ impl<'a> Execution<'a> {
             self.warn(Warning::new(lost));
         }
         let record: &ImageRecord = &self.report.image;
-        let warnings = self.volume.seal(record, self.metadata())?;
+        let warnings = self.volume.seal(record, self.metadata()).map_err(|error| self.volume.explain(error))?;
         warnings.into_iter().for_each(|warning| self.warn(warning));
         Ok(())
     }
@@ -519,6 +547,11 @@ impl<'a> Execution<'a> {
             (ErrorKind::NoSpace(Space::Pool), false) => "make room in the pool",
             (ErrorKind::NoSpace(Space::Quota), true) => "raise the quota, which counts both roots, or rebuild in place",
             (ErrorKind::NoSpace(Space::Quota), false) => "raise the quota",
+            (ErrorKind::NoSpace(Space::ThinData), true) => {
+                "extend the thin pool (lvextend), or rebuild in place, which needs no room for two roots"
+            }
+            (ErrorKind::NoSpace(Space::ThinData), false) => "extend the thin pool (lvextend)",
+            (ErrorKind::NoSpace(Space::ThinMetadata), _) => "extend the thin pool's metadata (lvextend --poolmetadatasize)",
             (ErrorKind::NoSpace(Space::Inodes), true) => "free inodes in the pool, or rebuild in place",
             (ErrorKind::NoSpace(Space::Inodes), false) => "free inodes in the pool",
             _ => return error,

@@ -13,10 +13,14 @@ use crate::progress::Event;
 use crate::record::Contents;
 use crate::size::ByteSize;
 use crate::unpack::{Hooks, Tally, UnpackOptions, Unpacked, Writeback, fingerprint};
-use crate::volume::{RebuildableVolume, RootMetadata, Sizing};
+use crate::volume::{RebuildableVolume, RootMetadata};
 
 /// The shortest time between two events of progress.
 const PROGRESS_STEP: Duration = Duration::from_millis(100);
+
+/// How often the store is asked for room: after so long, or so much.
+const ROOM_STEP: Duration = Duration::from_millis(50);
+const ROOM_BYTES: ByteSize = ByteSize::mib(1);
 
 /// What came of filling a root.
 #[derive(Debug)]
@@ -41,17 +45,19 @@ pub(super) fn fill(
     filling.growth = Some(Growth { volume, size, grown: None });
     let (unpacked, digest) = image.fill(root.as_fd(), &unpack_options(metadata, options), &mut filling, &reading)?;
     filling.report(&unpacked.tally);
-    let grown = filling.growth.and_then(|growth| growth.grown);
+    let Some(Growth { volume, grown, .. }) = filling.growth else { return Ok(Filled { unpacked, digest, grown: None }) };
+    // Also for the last bytes, which are still on their way.
+    volume.check_room(unpacked.tally.bytes)?;
     Ok(Filled { unpacked, digest, grown })
 }
 
 /// Reads `image` to its end and checks all that can be checked without writing.
-pub(super) fn check(image: &mut Image, options: &Options, clock: &Clock<'_>) -> Result<()> {
+pub(super) fn check(image: &mut Image, options: &Options, clock: &Clock<'_>) -> Result<Tally> {
     let reading = reading(options);
     let mut filling = Filling::new(image, reading.position.clone(), options, clock);
     let tally = image.check(&unpack_options(RootMetadata::Keep, options), &mut filling, &reading)?;
     filling.report(&tally);
-    Ok(())
+    Ok(tally)
 }
 
 /// What a root that has just been filled from `image` holds.
@@ -86,6 +92,7 @@ struct Filling<'a> {
     of_base: bool,
     total: Option<ByteSize>,
     told: Instant,
+    asked: (Instant, ByteSize),
     growth: Option<Growth<'a>>,
 }
 
@@ -105,6 +112,7 @@ impl<'a> Filling<'a> {
             of_base: image.base().is_some(),
             total: image.length(),
             told: Instant::now(),
+            asked: (Instant::now(), ByteSize::ZERO),
             growth: None,
         }
     }
@@ -119,6 +127,12 @@ impl<'a> Filling<'a> {
 impl Hooks for Filling<'_> {
     fn entry(&mut self, so_far: &Tally) -> Result<()> {
         self.options.cancel.check("fill the staged root")?;
+        if let Some(growth) = &mut self.growth
+            && (self.asked.0.elapsed() >= ROOM_STEP || so_far.bytes >= self.asked.1.saturating_add(ROOM_BYTES))
+        {
+            growth.volume.check_room(so_far.bytes)?;
+            self.asked = (Instant::now(), so_far.bytes);
+        }
         if self.told.elapsed() >= PROGRESS_STEP {
             self.told = Instant::now();
             self.report(so_far);
@@ -129,13 +143,20 @@ impl Hooks for Filling<'_> {
     fn full(&mut self, space: Space, error: Error) -> Result<()> {
         let (Some(growth), Some(max)) = (&mut self.growth, self.options.max_size) else { return Err(error) };
         let Some(size) = growth.size else { return Err(error) };
-        if growth.volume.capabilities().sizing != Sizing::Growable {
+        if !growth.volume.capabilities().sizing.can_grow() {
             return Err(error);
         }
-        let Some(larger) = growth::larger(size, max) else {
+        let Some(mut larger) = growth::larger(size, max) else {
             return Err(growth::is_largest(error.with_kind(ErrorKind::NoSpace(space)), size));
         };
-        let grown = growth.volume.grow(larger)?;
+        let grown = loop {
+            // Some file systems take small steps for too small.
+            let error = match growth.volume.grow(larger) {
+                Err(error) if error.kind() == ErrorKind::TooSmall => error,
+                grown => break grown?,
+            };
+            larger = growth::larger(larger, max).ok_or(error)?;
+        };
         crate::trace::debug!(%size, %grown, "grown");
         if grown <= size {
             return Err(error);

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::plan::{CommitKind, Fit, Plan, Step};
-pub use self::policy::{Dispose, SnapshotPolicy, Strategy};
+pub use self::policy::{Dispose, SnapshotPolicy, Strategy, Survey};
 pub use self::recover::{RecoverAction, Recovery, recover};
 pub use self::report::{Disposal, Made, PhaseTime, Report};
 
@@ -70,6 +70,7 @@ struct Options {
     dispose: Dispose,
     size: Option<ByteSize>,
     max_size: Option<ByteSize>,
+    survey: Survey,
     lock_wait: Duration,
     busy_wait: Duration,
     #[cfg_attr(not(feature = "tar"), allow(dead_code, reason = "only streams stall"))]
@@ -106,6 +107,7 @@ impl fmt::Debug for Options {
             .field("dispose", &self.dispose)
             .field("size", &self.size)
             .field("max_size", &self.max_size)
+            .field("survey", &self.survey)
             .field("lock_wait", &self.lock_wait)
             .field("busy_wait", &self.busy_wait)
             .finish_non_exhaustive()
@@ -121,6 +123,7 @@ impl Rebuild {
             dispose: Dispose::default(),
             size: None,
             max_size: None,
+            survey: Survey::default(),
             lock_wait: Duration::ZERO,
             busy_wait: Duration::ZERO,
             stall_limit: STALL_LIMIT,
@@ -173,6 +176,13 @@ impl Rebuild {
     #[must_use]
     pub fn max_size(mut self, size: ByteSize) -> Self {
         self.options.max_size = Some(size);
+        self
+    }
+
+    /// Whether the image is read once more before, to know what it needs. Default: [`Survey::Skip`].
+    #[must_use]
+    pub fn survey(mut self, survey: Survey) -> Self {
+        self.options.survey = survey;
         self
     }
 

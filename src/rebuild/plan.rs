@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::Options;
-use super::policy::{Dispose, SnapshotPolicy, Strategy};
+use super::growth;
+use super::policy::{Dispose, SnapshotPolicy, Strategy, Survey};
 use super::recover::{RecoverAction, decide};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, Need};
@@ -116,6 +117,15 @@ impl fmt::Display for Fit {
 }
 
 impl Plan {
+    /// The size of the new root, where it has one that is known.
+    fn staged_size(&self) -> Option<ByteSize> {
+        let asked = self.steps.iter().find_map(|step| match step {
+            Step::Stage(size) | Step::Clone(size) | Step::StageWithin(size) => *size,
+            _ => None,
+        });
+        asked.or(self.usage.size)
+    }
+
     /// Whether the image fits the pool with this strategy: beside the old root, or in its place.
     ///
     /// An estimate: file systems compress, share and pad. Only an image that cannot possibly fit is refused.
@@ -151,10 +161,20 @@ impl fmt::Display for Plan {
         if let Some(expected) = self.need.expected {
             write!(f, ", about {expected} needed")?;
         }
+        if let Some(entries) = self.need.entries {
+            write!(f, " for {entries} entries")?;
+        }
         if self.image != Origin::Empty && !self.steps.iter().any(|step| matches!(step, Step::Clone(_))) {
             write!(f, "; by swap it {}, in place it {}", self.fit(Strategy::Swap), self.fit(Strategy::InPlace))?;
         }
         writeln!(f)?;
+        if let Some(free) = self.usage.free_metadata {
+            write!(f, "  thin pool's metadata: {free} free")?;
+            if let Some(needed) = self.usage.metadata_for(self.need.expected.unwrap_or(self.need.at_least)) {
+                write!(f, ", {needed} needed at most")?;
+            }
+            writeln!(f)?;
+        }
         if !self.snapshots.is_empty() {
             let fate = match self.snapshot_policy {
                 SnapshotPolicy::Purge => "to be destroyed",
@@ -256,21 +276,31 @@ pub(super) fn make(
     let placement = placement(options, capabilities.snapshots, live)?;
     let within = placement == Placement::Within;
     let cloned = base.clone().filter(|_| capabilities.cloning == Cloning::Instant && !within);
-    if options.strategy == Strategy::InPlace && !image.is_rereadable() {
+    let survey = options.survey == Survey::Count;
+    if (options.strategy == Strategy::InPlace || survey) && !image.is_rereadable() {
         let (why, remedy) = match image.origin() {
             Origin::Stream(_) => ("it is a stream", "save the image to a file, or rebuild by swap"),
             _ => ("its layers are in a compressed tarball", "decompress the image, or rebuild by swap"),
         };
         let message = format!("the image cannot be read twice: {why}");
-        return Err(Error::new(ErrorKind::Unsupported, "rebuild in place", message).with_remedy(remedy));
+        let (operation, remedy) = match options.strategy {
+            Strategy::InPlace => ("rebuild in place", remedy),
+            Strategy::Swap => ("survey the image", "save the image to a file, or rebuild without a survey"),
+        };
+        return Err(Error::new(ErrorKind::Unsupported, operation, message).with_remedy(remedy));
     }
     check_size(options, capabilities.sizing)?;
     wait_for_holders(volume, busy, Purpose::Rebuild)?;
     let snapshots = check_snapshots(volume, options.snapshots, capabilities.snapshots)?;
     let detail = if options.strategy == Strategy::InPlace { UsageDetail::Full } else { detail };
     let usage = volume.usage(detail)?;
-    check_shrink(options.size, usage.size)?;
-    check_spec(volume, options, placement, &cloned, usage.size)?;
+    check_shrink(options.size, &usage)?;
+    let need = if cloned.is_some() { Need::default() } else { image.need() };
+    let size = match capabilities.sizing {
+        Sizing::Unsized => None,
+        _ => growth::to_begin_with(options.size, usage.size, options.max_size, &need)?,
+    };
+    check_spec(volume, options, placement, &cloned, (size, usage.size))?;
 
     let mut steps: Vec<_> = recovery.into_iter().filter(|action| *action != RecoverAction::NoRoot).map(Step::Recover).collect();
     let in_place = options.strategy == Strategy::InPlace && live;
@@ -278,7 +308,7 @@ pub(super) fn make(
     let bound = snapshots.iter().any(|snapshot| snapshot.support.unwrap_or(capabilities.snapshots).is_bound());
     // What is left without a live root may still be a whole one: it does not go for an image that turns out to be unusable.
     let checkable = !image.is_empty() && cloned.is_none();
-    if (options.strategy == Strategy::InPlace || without_root && image.is_rereadable()) && checkable {
+    if (options.strategy == Strategy::InPlace || survey || without_root && image.is_rereadable()) && checkable {
         steps.push(Step::CheckImage);
     }
     if without_root {
@@ -291,9 +321,9 @@ pub(super) fn make(
         steps.push(Step::RemoveRetired);
     }
     steps.push(match placement {
-        _ if cloned.is_some() => Step::Clone(options.size),
-        Placement::Beside => Step::Stage(options.size),
-        Placement::Within => Step::StageWithin(options.size),
+        _ if cloned.is_some() => Step::Clone(size),
+        Placement::Beside => Step::Stage(size),
+        Placement::Within => Step::StageWithin(size),
     });
     steps.extend((cloned.is_none() && !image.is_empty()).then_some(Step::Fill));
     steps.push(Step::Seal);
@@ -315,10 +345,10 @@ pub(super) fn make(
         snapshot_policy: options.snapshots,
         snapshots,
         usage,
-        need: if cloned.is_some() { Need::default() } else { image.need() },
+        need,
         steps,
     };
-    check_fit(&plan)?;
+    check_fit(&plan, capabilities.sizing)?;
     Ok(plan)
 }
 
@@ -352,14 +382,14 @@ fn check_spec(
     options: &Options,
     placement: Placement,
     base: &Option<VolumeId>,
-    current: Option<ByteSize>,
+    (size, current): (Option<ByteSize>, Option<ByteSize>),
 ) -> Result<()> {
     let spec = |size| stage_spec(size, base.clone(), placement);
-    let error = match volume.check_spec(&spec(options.size)) {
+    let error = match volume.check_spec(&spec(size)) {
         Err(error) if matches!(error.kind(), ErrorKind::NoSpace(_)) => error,
         checked => return checked,
     };
-    match (options.size.or(current), options.max_size) {
+    match (size.or(current), options.max_size) {
         (Some(now), Some(max)) if now < max => volume.check_spec(&spec(Some(max))),
         _ => Err(error),
     }
@@ -391,9 +421,9 @@ fn check_size(options: &Options, sizing: Sizing) -> Result<()> {
     }
 }
 
-fn check_shrink(asked: Option<ByteSize>, current: Option<ByteSize>) -> Result<()> {
-    match (asked, current) {
-        (Some(asked), Some(current)) if asked < current => {
+fn check_shrink(asked: Option<ByteSize>, usage: &Usage) -> Result<()> {
+    match (asked, usage.size) {
+        (Some(asked), Some(current)) if asked.round_up(usage.unit.unwrap_or_default()) < current => {
             Err(Error::new(ErrorKind::Unsupported, "size the volume", format!("it has {current}, and {asked} would shrink it"))
                 .with_remedy("ask for its present size or more"))
         }
@@ -401,8 +431,35 @@ fn check_shrink(asked: Option<ByteSize>, current: Option<ByteSize>) -> Result<()
     }
 }
 
-fn check_fit(plan: &Plan) -> Result<()> {
-    if plan.strategy == Strategy::InPlace || plan.need.at_least <= plan.usage.free {
+fn check_fit(plan: &Plan, sizing: Sizing) -> Result<()> {
+    let refuse = |kind, why: String| Err(Error::new(kind, "rebuild", why));
+    if let (Some(needed), Some(free)) = (plan.usage.metadata_for(plan.need.at_least), plan.usage.free_metadata)
+        && needed > free
+    {
+        let why = format!("the image needs {needed} of the thin pool's metadata or more, and {free} are free");
+        return refuse(ErrorKind::TooSmall, why).map_err(|error| error.with_remedy("extend it: lvextend --poolmetadatasize"));
+    }
+    let size = plan.staged_size().filter(|_| sizing == Sizing::Reserved);
+    if plan.strategy == Strategy::InPlace {
+        let room = plan.usage.free.saturating_add(plan.usage.size.unwrap_or_default());
+        if let Some(size) = size.filter(|size| *size > room) {
+            let why = format!("the new root takes {size}, and {room} are there without the old one");
+            return refuse(ErrorKind::TooSmall, why).map_err(|error| error.with_remedy("make room in the pool"));
+        }
+        return Ok(());
+    }
+    if let (Some(needed), Some(free)) = (plan.need.entries, plan.usage.free_inodes)
+        && needed > free
+    {
+        let why = format!("the image has {needed} entries, and {free} inodes are free");
+        return refuse(ErrorKind::TooSmall, why).map_err(|error| error.with_remedy("free inodes in the pool, or rebuild in place"));
+    }
+    if let Some(size) = size.filter(|size| *size > plan.usage.free) {
+        let why = format!("a second root takes {size}, and {} are free", plan.usage.free);
+        return refuse(ErrorKind::TooSmall, why)
+            .map_err(|error| error.with_remedy("make room in the pool, or rebuild in place, which needs no room for two roots"));
+    }
+    if plan.need.at_least <= plan.usage.free {
         return Ok(());
     }
     let remedy = match plan.fit(Strategy::InPlace) {

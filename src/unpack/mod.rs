@@ -257,7 +257,13 @@ pub fn scan_squashfs(file: &File, options: &UnpackOptions, hooks: &mut dyn Hooks
 /// As [`scan_squashfs`].
 #[cfg(feature = "squashfs")]
 pub(crate) fn squashfs_length(start: &[u8], limits: &Limits) -> Result<ByteSize> {
-    squashfs::length(start, limits)
+    squashfs::extent(start, limits).map(|(length, _)| length)
+}
+
+/// The same; returns how many inodes the image says that it has.
+#[cfg(feature = "squashfs")]
+pub(crate) fn squashfs_entries(start: &[u8], limits: &Limits) -> Result<u64> {
+    squashfs::extent(start, limits).map(|(_, inodes)| inodes)
 }
 
 /// Reads a tar stream to its end and says whether it holds a regular file of this name at its top.

@@ -38,6 +38,11 @@ pub trait BasePool: fmt::Debug + Send + Sync {
     /// The directory of a complete base, open for reading; `None` if there is no such base.
     fn open(&self, name: &BaseName) -> Result<Option<OwnedFd>>;
 
+    /// Called after a directory that [`open`](Self::open) returned was closed, for what a backend keeps ready meanwhile.
+    fn close(&self, name: &BaseName) {
+        let _ = name;
+    }
+
     /// Volumes and other roots that were cloned from the base and still share with it, where the backend can tell, by names for a person.
     fn clones(&self, name: &BaseName) -> Result<Vec<String>>;
 
@@ -65,6 +70,7 @@ macro_rules! forward_pool {
             fn volume(&self, name: &BaseName) -> Result<Box<dyn RebuildableVolume>> { (**self).volume(name) }
             fn hold(&self, name: &BaseName, wait: &Wait) -> Result<VolumeLock> { (**self).hold(name, wait) }
             fn open(&self, name: &BaseName) -> Result<Option<OwnedFd>> { (**self).open(name) }
+            fn close(&self, name: &BaseName) { (**self).close(name) }
             fn clones(&self, name: &BaseName) -> Result<Vec<String>> { (**self).clones(name) }
             fn used(&self, name: &BaseName) -> Result<Option<SystemTime>> { (**self).used(name) }
             fn touch(&self, name: &BaseName) -> Result<()> { (**self).touch(name) }

@@ -229,8 +229,24 @@ impl SnapshotSupport {
 pub enum Sizing {
     /// No: it takes what the pool has, and a size that is asked for is refused.
     Unsized,
-    /// Yes, and a staged root can grow while it is filled.
+    /// A limit, which can be raised for a staged root while it is filled. What counts is what its data takes, compressed or shared.
     Growable,
+    /// That of a device with a file system of its own, which can grow while it is filled. It holds no more data than its size.
+    Device,
+    /// The same, and the device takes its whole size from the pool at once.
+    Reserved,
+}
+
+impl Sizing {
+    /// Whether a staged root can grow while it is filled.
+    pub fn can_grow(self) -> bool {
+        self != Sizing::Unsized
+    }
+
+    /// Whether it is the size of a device.
+    pub fn is_of_device(self) -> bool {
+        matches!(self, Sizing::Device | Sizing::Reserved)
+    }
 }
 
 /// How a staged root comes from a base.
@@ -368,6 +384,9 @@ pub enum UsageDetail {
     Full,
 }
 
+/// What a chunk takes of a thin pool's metadata: its mapping, in nodes that are half full, and its place in the space maps.
+const CHUNK_METADATA: u64 = 64;
+
 /// Space on a volume and in its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -381,6 +400,12 @@ pub struct Usage {
     pub free: ByteSize,
     /// Inodes left in the pool, where they are counted.
     pub free_inodes: Option<u64>,
+    /// What is left of a thin pool's metadata, where that is a space of its own.
+    pub free_metadata: Option<ByteSize>,
+    /// What a new root would take of it for so much data: by the chunk, of this size.
+    pub chunk: Option<ByteSize>,
+    /// What sizes are rounded up to, if they are.
+    pub unit: Option<ByteSize>,
 }
 
 impl Usage {
@@ -409,6 +434,33 @@ impl Usage {
         self.free_inodes = Some(inodes);
         self
     }
+
+    /// Sets [`Usage::free_metadata`].
+    #[must_use]
+    pub fn with_free_metadata(mut self, free: ByteSize) -> Self {
+        self.free_metadata = Some(free);
+        self
+    }
+
+    /// Sets [`Usage::unit`].
+    #[must_use]
+    pub fn with_unit(mut self, unit: ByteSize) -> Self {
+        self.unit = Some(unit);
+        self
+    }
+
+    /// Sets [`Usage::chunk`].
+    #[must_use]
+    pub fn with_chunk(mut self, chunk: ByteSize) -> Self {
+        self.chunk = Some(chunk);
+        self
+    }
+
+    /// What so much data takes of a thin pool's metadata, at most: 64 bytes for each chunk. `None` where that is no space of its own.
+    pub fn metadata_for(&self, data: ByteSize) -> Option<ByteSize> {
+        let chunk = self.chunk?.bytes().max(1);
+        Some(ByteSize::from_bytes(data.bytes().div_ceil(chunk).saturating_mul(CHUNK_METADATA)))
+    }
 }
 
 /// Where a new root is made.
@@ -433,6 +485,8 @@ pub struct StageSpec {
     pub size: Option<ByteSize>,
     /// The base that it is a clone of; `None`: it is empty. Never set for [`Cloning::Copied`], nor within the live root.
     pub base: Option<VolumeId>,
+    /// How many entries it will hold, or more, where that is known before it is filled.
+    pub entries: Option<u64>,
     /// Where it is made. [`Placement::Within`] is asked for only of a volume that has a live root and [`SnapshotSupport::Within`].
     pub placement: Placement,
 }
@@ -447,6 +501,13 @@ impl StageSpec {
     #[must_use]
     pub fn with_size(mut self, size: ByteSize) -> Self {
         self.size = Some(size);
+        self
+    }
+
+    /// Sets [`StageSpec::entries`].
+    #[must_use]
+    pub fn with_entries(mut self, entries: u64) -> Self {
+        self.entries = Some(entries);
         self
     }
 

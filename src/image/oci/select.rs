@@ -69,7 +69,11 @@ impl Selected {
     pub(in crate::image) fn need(&self) -> Need {
         let compressed = self.layers.iter().filter(|layer| layer.packing == Packing::Compressed);
         let largest = compressed.map(|layer| layer.length).max();
-        Need { at_least: ByteSize::from_bytes(largest.unwrap_or(0)), expected: largest.is_none().then(|| self.length()) }
+        Need {
+            at_least: ByteSize::from_bytes(largest.unwrap_or(0)),
+            expected: largest.is_none().then(|| self.length()),
+            ..Need::default()
+        }
     }
 }
 

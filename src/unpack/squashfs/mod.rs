@@ -45,12 +45,13 @@ const ENTRIES_BYTES: usize = 2 << 20;
 /// How many blocks all files may have together, holes among them. They cost time but, as holes, nothing else.
 const BLOCKS_MAX: u64 = 1 << 28;
 
-/// Checks the first bytes of an image, and returns how many it has in all.
+/// Checks the first bytes of an image, and returns how many it has in all, and how many inodes.
 ///
 /// # Errors
 /// Those of [`Squashfs::open`] that do not depend on the rest.
-pub(super) fn length(start: &[u8], limits: &Limits) -> Result<ByteSize> {
-    Superblock::of_start(start, limits).map(|superblock| ByteSize::from_bytes(superblock.bytes_used))
+pub(super) fn extent(start: &[u8], limits: &Limits) -> Result<(ByteSize, u64)> {
+    let superblock = Superblock::of_start(start, limits)?;
+    Ok((ByteSize::from_bytes(superblock.bytes_used), u64::from(superblock.inode_count)))
 }
 
 /// A squashfs image, read within limits.
