@@ -15,7 +15,7 @@ use reroot::{CancelToken, ErrorKind, ImageRecord, RebuildableVolume, Result, Wai
 /// Exit status: 0 shown; 1 failed; 2 usage.
 #[derive(Parser)]
 struct Arguments {
-    /// The volume, as dir:PATH, btrfs:PATH or zfs:DATASET.
+    /// The volume, as dir:PATH, btrfs:PATH, zfs:DATASET or lvm:GROUP/VOLUME.
     volume: String,
 
     /// Print one JSON object.

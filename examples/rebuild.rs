@@ -15,7 +15,7 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use reroot::base::BaseOptions;
 use reroot::{
     BaseName, ByteSize, CancelToken, Dispose, Error, ErrorKind, IdMap, IdShift, Image, Plan, Rebuild, RebuildableVolume, Result,
-    Sha256, Strategy,
+    Sha256, Strategy, Survey,
 };
 
 /// Replaces the root volume of an instance by a fresh copy of an image.
@@ -25,7 +25,7 @@ use reroot::{
 ///
 /// IMAGE is a file (a root filesystem as a tarball or a squashfs, an LXD image, an OCI or docker archive), the directory of an OCI image layout, or -
 /// for standard input; what it is, it says itself. Without it the volume is rebuilt from the image that it was last rebuilt
-/// from. VOLUME is dir:PATH, btrfs:PATH or zfs:DATASET; if it does not exist, it is created.
+/// from. VOLUME is dir:PATH, btrfs:PATH, zfs:DATASET or lvm:GROUP/VOLUME; if it does not exist, it is created.
 ///
 /// Exit status: 0 done; 1 failed, the old root is intact; 2 usage; 3 refused by a policy or a check, nothing was changed; 4 no root
 /// remains (only --strategy in-place can).
@@ -67,6 +67,10 @@ struct Arguments {
     /// Grow the volume up to this size if the image needs it.
     #[arg(long, value_name = "SIZE")]
     max_size: Option<ByteSize>,
+
+    /// Read the image once more before, to know what it needs.
+    #[arg(long)]
+    survey: bool,
 
     /// The digest that the image must have.
     #[arg(long, value_name = "HEX")]
@@ -191,6 +195,9 @@ fn rebuild(arguments: &Arguments, output: cli::Output) -> Result<()> {
     });
     if let Some(size) = arguments.size {
         rebuild = rebuild.size(size);
+    }
+    if arguments.survey {
+        rebuild = rebuild.survey(Survey::Count);
     }
     if let Some(size) = arguments.max_size {
         rebuild = rebuild.max_size(size);

@@ -15,7 +15,7 @@ use reroot::{Base, CancelToken, Dispose, Error, Image, Rebuild, Report, Result};
 
 /// Rebuilds many volumes from one image, by way of its base, which is made first if there is none.
 ///
-/// The volumes are of one pool: dir:PATH, btrfs:PATH or zfs:DATASET. When one cannot be rebuilt, those that have begun go on to their end
+/// The volumes are of one pool: dir:PATH, btrfs:PATH, zfs:DATASET or lvm:GROUP/VOLUME. When one cannot be rebuilt, those that have begun go on to their end
 /// and no other begins, unless --keep-going is given. Whatever happens, each volume has its old root or its new one, whole.
 ///
 /// Exit status: 0 all are rebuilt; 1 one or more are not; 2 usage.

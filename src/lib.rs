@@ -30,7 +30,7 @@
 //! - [`Rebuild`] replaces a volume's root: [`plan`](Rebuild::plan) shows what it would do, [`run`](Rebuild::run) does it.
 //! - [`recover`] brings a volume back to exactly one complete root after a kill or a loss of power. Every rebuild begins with it.
 //! - [`RebuildableVolume`] is what a backend implements; a third party can write another one, and run the `conformance` suite on it.
-//! - [`Bases`] makes an image into a root once and clones it for every rebuild: by a snapshot on btrfs or a clone on ZFS, in milliseconds whatever its size.
+//! - [`Bases`] makes an image into a root once and clones it for every rebuild: by a snapshot on btrfs or LVM or a clone on ZFS, in milliseconds whatever its size.
 //! - [`unpack`](mod@unpack) puts a tar stream on disk, faithful, contained and bounded. It is of use without the rest.
 //!
 //! # What it does not do
@@ -53,6 +53,7 @@
 //! | `dir` | yes | the directory backend, [`dir`](mod@dir) |
 //! | `btrfs` | | the btrfs backend, [`btrfs`](mod@btrfs) |
 //! | `zfs` | | the ZFS backend, [`zfs`](mod@zfs); the libraries of ZFS are loaded at run time |
+//! | `lvm` | | the LVM backend, [`lvm`](mod@lvm), on thin and on thick logical volumes |
 //! | `tar` | yes | images that are tar streams |
 //! | `gzip` | yes | the same, compressed by gzip |
 //! | `zstd` | yes | the same, compressed by zstd |
@@ -85,12 +86,21 @@ mod digest;
 #[cfg(feature = "dir")]
 pub mod dir;
 pub mod error;
+#[cfg(feature = "lvm")]
+pub mod filesystem;
 pub mod image;
+#[cfg(test)]
+#[path = "../tests/common/loopfs.rs"]
+mod loopfs;
+#[cfg(feature = "lvm")]
+pub mod lvm;
 mod progress;
-#[cfg(any(feature = "btrfs", feature = "dir", feature = "zfs"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "lvm", feature = "zfs"))]
 mod properties;
 pub mod rebuild;
 mod record;
+#[cfg(any(feature = "lvm", feature = "zfs"))]
+mod run_lock;
 #[cfg(any(feature = "btrfs", feature = "dir"))]
 mod siblings;
 mod size;
@@ -114,7 +124,7 @@ pub use error::{Error, ErrorKind, Outcome, Result, Space};
 pub use image::Image;
 pub use progress::{CancelToken, Event, Phase, Progress, Wait};
 #[doc(inline)]
-pub use rebuild::{Dispose, Plan, Rebuild, RecoverAction, Recovery, Report, SnapshotPolicy, Strategy, recover};
+pub use rebuild::{Dispose, Plan, Rebuild, RecoverAction, Recovery, Report, SnapshotPolicy, Strategy, Survey, recover};
 pub use record::{Contents, ImageRecord, Origin, Top};
 pub use size::ByteSize;
 pub use sys::lock::FileLock;

@@ -29,7 +29,7 @@ pub(crate) const REFUSED: u8 = 3;
 /// No root remains.
 pub(crate) const NO_ROOT: u8 = 4;
 
-/// Opens `dir:/srv/pool/containers/c1`, `btrfs:/srv/pool/containers/c1`, `zfs:tank/containers/c1`.
+/// Opens `dir:/srv/pool/containers/c1`, `btrfs:/srv/pool/containers/c1`, `zfs:tank/containers/c1`, `lvm:vg0/c1`.
 pub(crate) fn open_volume(spec: &str) -> Result<Box<dyn RebuildableVolume>> {
     match spec.split_once(':') {
         Some(("dir", path)) => Ok(Box::new(DirVolume::open(Path::new(path))?)),
@@ -37,6 +37,8 @@ pub(crate) fn open_volume(spec: &str) -> Result<Box<dyn RebuildableVolume>> {
         Some(("btrfs", path)) => Ok(Box::new(reroot::btrfs::BtrfsVolume::open(Path::new(path))?)),
         #[cfg(feature = "zfs")]
         Some(("zfs", dataset)) => Ok(Box::new(reroot::zfs::ZfsVolume::open(dataset)?)),
+        #[cfg(feature = "lvm")]
+        Some(("lvm", name)) => Ok(Box::new(reroot::lvm::LvmVolume::open(name)?)),
         Some((scheme, _)) => Err(no_backend(scheme, "open the volume", "write it like dir:/srv/pool/containers/c1")),
         None => Err(Error::new(ErrorKind::InvalidInput, "open the volume", format!("{spec:?} names no backend"))
             .with_remedy(format!("write dir:{spec}"))),
@@ -45,7 +47,7 @@ pub(crate) fn open_volume(spec: &str) -> Result<Box<dyn RebuildableVolume>> {
 
 /// Says that there is none, or none in this program.
 fn no_backend(scheme: &str, operation: &'static str, remedy: &str) -> Error {
-    if matches!(scheme, "btrfs" | "zfs") {
+    if matches!(scheme, "btrfs" | "lvm" | "zfs") {
         return Error::new(ErrorKind::Unsupported, operation, format!("this program was built without {scheme}"))
             .with_remedy(format!("build it with --features {scheme}"));
     }
@@ -57,6 +59,12 @@ fn no_backend(scheme: &str, operation: &'static str, remedy: &str) -> Error {
 pub(crate) fn open_pool_of(pool: Option<&str>, volume: &str) -> Result<Bases> {
     match pool {
         Some(pool) => open_pool(pool),
+        // There a base has the volume's filesystem, too.
+        #[cfg(feature = "lvm")]
+        None if volume.starts_with("lvm:") => {
+            let volume = reroot::lvm::LvmVolume::open(volume.trim_start_matches("lvm:"))?;
+            Ok(Bases::new(reroot::lvm::LvmBases::for_volume(&volume)?))
+        }
         None => {
             let pool = pool_of(volume)?;
             open_pool(&pool).map_err(|error| match error.kind() {
@@ -72,7 +80,7 @@ pub(crate) fn open_pool_of(pool: Option<&str>, volume: &str) -> Result<Bases> {
     }
 }
 
-/// Opens the bases of `dir:/srv/pool`, `btrfs:/srv/pool`, `zfs:tank`.
+/// Opens the bases of `dir:/srv/pool`, `btrfs:/srv/pool`, `zfs:tank`, `lvm:vg0/thin`.
 #[cfg(feature = "tar")]
 pub(crate) fn open_pool(spec: &str) -> Result<Bases> {
     const REMEDY: &str = "write it like dir:/srv/pool";
@@ -82,6 +90,8 @@ pub(crate) fn open_pool(spec: &str) -> Result<Bases> {
         Some(("btrfs", path)) => Ok(Bases::new(reroot::btrfs::BtrfsBases::open(Path::new(path))?)),
         #[cfg(feature = "zfs")]
         Some(("zfs", dataset)) => Ok(Bases::new(reroot::zfs::ZfsBases::open(dataset)?)),
+        #[cfg(feature = "lvm")]
+        Some(("lvm", pool)) => Ok(Bases::new(reroot::lvm::LvmBases::open(pool)?)),
         Some((scheme, _)) => Err(no_backend(scheme, "open the pool", REMEDY)),
         None => Err(Error::new(ErrorKind::InvalidInput, "open the pool", format!("{spec:?} names no backend")).with_remedy(REMEDY)),
     }

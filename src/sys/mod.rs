@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar", feature = "zfs"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar", feature = "lvm", feature = "zfs"))]
 #[cfg_attr(
     not(any(feature = "btrfs", feature = "dir")),
     allow(dead_code, reason = "the unpacker removes trees, and needs no more of it")
@@ -13,21 +13,27 @@ pub(crate) mod btrfs;
 pub(crate) mod call;
 #[cfg(feature = "tar")]
 pub(crate) mod clone;
-#[cfg(any(test, feature = "zfs"))]
+#[cfg(any(test, feature = "lvm", feature = "zfs"))]
 pub(crate) mod command;
-#[cfg(feature = "zfs")]
+#[cfg(any(feature = "lvm", feature = "zfs"))]
 pub(crate) mod detached;
-#[cfg(any(feature = "btrfs", feature = "dir", feature = "zfs"))]
+#[cfg(feature = "lvm")]
+pub(crate) mod dm;
+#[cfg(feature = "lvm")]
+pub(crate) mod grow;
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "lvm", feature = "zfs"))]
 pub(crate) mod holders;
+#[cfg(feature = "lvm")]
+pub(crate) mod identity;
 pub(crate) mod lock;
-#[cfg(any(feature = "btrfs", feature = "dir", feature = "zfs"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "lvm", feature = "zfs"))]
 mod maps;
 #[cfg_attr(
     not(any(feature = "btrfs", feature = "dir")),
     allow(dead_code, reason = "locks and the unpacker need no more of it than where something is mounted")
 )]
 pub(crate) mod mounts;
-#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar", feature = "zfs"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar", feature = "lvm", feature = "zfs"))]
 #[cfg_attr(
     not(any(feature = "btrfs", feature = "dir", feature = "tar")),
     allow(dead_code, reason = "datasets go whole: only what is in one is removed entry by entry")
@@ -37,15 +43,19 @@ pub(crate) mod remove;
 pub(crate) mod rename;
 #[cfg(feature = "tar")]
 pub(crate) mod sync;
+#[cfg(feature = "lvm")]
+pub(crate) mod udev;
 #[cfg(feature = "tar")]
 pub(crate) mod umask;
-#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar", feature = "zfs"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar", feature = "lvm", feature = "zfs"))]
 #[cfg_attr(
     not(any(feature = "btrfs", feature = "dir")),
     allow(dead_code, reason = "the unpacker removes trees, and needs no more of it")
 )]
 pub(crate) mod walk;
-#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar", feature = "zfs", feature = "conformance"))]
+#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar", feature = "lvm", feature = "zfs", feature = "conformance"))]
 pub(crate) mod xattr;
+#[cfg(feature = "lvm")]
+pub(crate) mod zero;
 #[cfg(feature = "zfs")]
 pub(crate) mod zfs;

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// One line of `mountinfo`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[cfg_attr(
-    not(any(test, feature = "zfs")),
+    not(any(test, feature = "lvm", feature = "zfs")),
     allow(dead_code, reason = "a directory has no need to know what its file system is called")
 )]
 pub(crate) struct Mount {

@@ -93,7 +93,10 @@ impl Walk {
     }
 
     /// Whether it is in the directory that it started at.
-    #[cfg_attr(not(feature = "zfs"), allow(dead_code, reason = "only a file system's top has what is not to be touched"))]
+    #[cfg_attr(
+        not(any(feature = "lvm", feature = "zfs")),
+        allow(dead_code, reason = "only a file system's top has what is not to be touched")
+    )]
     pub(crate) fn is_at_top(&self) -> bool {
         self.frames.len() == 1
     }

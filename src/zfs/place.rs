@@ -1,11 +1,7 @@
 //! A volume's place: the kernel's ZFS, and the names of its datasets there.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, OsStr, OsString};
-use std::fs::{DirBuilder, File};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::Path;
+use std::ffi::{CStr, CString};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -15,13 +11,11 @@ use super::name::{DatasetName, c_text};
 use super::note;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::{CancelToken, Wait};
-use crate::sys::lock::FileLock;
+use crate::run_lock;
 use crate::sys::zfs::{Failed, Given, Map, Program, Unavailable, Value, Zfs};
 use crate::text::Escaped;
 use crate::volume::{Slot, VolumeId, VolumeLock};
 
-/// Where the locks are. A pool is imported on one machine, so a folder of this machine will do.
-const LOCKS: &str = "/run/reroot";
 /// For how long a dataset is let go by whoever holds it for a moment, such as a new process that has not begun its program yet.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 pub(super) const BUSY_STEP: Duration = Duration::from_millis(20);
@@ -191,16 +185,11 @@ impl Place {
     }
 
     pub(super) fn lock(&self, wait: &Wait) -> Result<VolumeLock> {
-        self.lock_by(FileLock::acquire, wait)
+        run_lock::exclusive(&self.id(), wait)
     }
 
     pub(super) fn lock_shared(&self, wait: &Wait) -> Result<VolumeLock> {
-        self.lock_by(FileLock::acquire_shared, wait)
-    }
-
-    fn lock_by(&self, acquire: fn(BorrowedFd<'_>, &OsStr, &Wait) -> Result<FileLock>, wait: &Wait) -> Result<VolumeLock> {
-        let lock = acquire(locks()?.as_fd(), &lock_name(self.name.as_str()), wait);
-        lock.map(VolumeLock::new).map_err(|error| self.add_volume(error))
+        run_lock::shared(&self.id(), wait)
     }
 }
 
@@ -238,31 +227,4 @@ pub(super) fn text(key: &str, value: impl Into<Vec<u8>>) -> (CString, Given) {
 
 fn guid_of(found: &Value) -> u64 {
     found.as_list().and_then(|map| map.get("guid")).and_then(Value::as_number).unwrap_or_default()
-}
-
-/// The folder of the locks, open.
-fn locks() -> Result<File> {
-    const OPERATION: &str = "take the lock";
-    let path = Path::new(LOCKS);
-    let failed =
-        |what: &str, error| Error::io(OPERATION, what, error).with_context("folder", LOCKS).with_remedy("run this as root");
-    match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(failed("cannot make the folder of the locks", error));
-        }
-        _ => {}
-    }
-    let folder = File::open(path).map_err(|error| failed("cannot open the folder of the locks", error))?;
-    let metadata = folder.metadata().map_err(|error| failed("cannot look at the folder of the locks", error))?;
-    if !metadata.is_dir() || metadata.uid() != geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
-        return Err(Error::new(ErrorKind::PermissionDenied, OPERATION, "others may write to the folder of the locks")
-            .with_context("folder", LOCKS)
-            .with_remedy("see who made it; then chown it to root and chmod it to 0700"));
-    }
-    Ok(folder)
-}
-
-/// The name of a dataset's lock: `%` is in no dataset's.
-fn lock_name(dataset: &str) -> OsString {
-    format!("zfs%{}", dataset.replace('/', "%")).into()
 }
