@@ -2,7 +2,9 @@
 
 #![allow(dead_code, reason = "each program uses a part of it")]
 
-#[cfg(feature = "zfs")]
+#[cfg(feature = "lvm")]
+pub(crate) mod group;
+#[cfg(any(feature = "lvm", feature = "zfs"))]
 pub(crate) mod lab;
 pub(crate) mod loopfs;
 pub(crate) mod pools;

@@ -15,6 +15,8 @@ mod place;
 mod random;
 mod stand;
 mod steps;
+#[cfg(feature = "lvm")]
+mod volumes;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -52,6 +54,14 @@ const KILLS_ON_ZFS: [(&str, Job, usize); 4] = [
     ("purging", Job::Purging, 3),
 ];
 
+/// The same on LVM, where the snapshots that are kept are no concern of the root's, and a rebuild takes some seconds.
+#[cfg(feature = "lvm")]
+const KILLS_ON_LVM: [(&str, Job, usize); 3] = [
+    ("swap", Job::Rebuild(Strategy::Swap, Commit::TwoRenames), 10),
+    ("in_place", Job::Rebuild(Strategy::InPlace, Commit::Exchange), 6),
+    ("purging", Job::Purging, 3),
+];
+
 /// What is killed on a backend.
 struct Plan {
     /// How the names of its tests begin.
@@ -65,7 +75,7 @@ struct Plan {
 }
 
 fn plans() -> Vec<Plan> {
-    #[allow(unused_mut, reason = "without btrfs and ZFS there is one")]
+    #[allow(unused_mut, reason = "without btrfs, LVM and ZFS there is one")]
     let mut plans = vec![Plan { prefix: "", backend: Backend::Dir, kills: KILLS.to_vec(), from_base: &FROM_BASE, base_kills: 12 }];
     #[cfg(feature = "btrfs")]
     {
@@ -76,6 +86,14 @@ fn plans() -> Vec<Plan> {
         let backend = Backend::Btrfs(common::pools::Quotas::Off);
         plans.push(Plan { prefix: "btrfs_no_quotas::", backend, kills, from_base: &FROM_BASE[..1], base_kills: 0 });
     }
+    #[cfg(feature = "lvm")]
+    plans.push(Plan {
+        prefix: "lvm::",
+        backend: Backend::Lvm,
+        kills: KILLS_ON_LVM.to_vec(),
+        from_base: &FROM_BASE[..1],
+        base_kills: 0,
+    });
     #[cfg(feature = "zfs")]
     plans.push(Plan {
         prefix: "zfs::",
@@ -89,6 +107,10 @@ fn plans() -> Vec<Plan> {
 
 /// Whether a test may be left out because no file system of the kind can be made here.
 fn may_be_ignored(why: &str) -> bool {
+    #[cfg(feature = "lvm")]
+    if why == common::group::NO_DISK {
+        return std::env::var_os("REROOT_LAB").is_none();
+    }
     #[cfg(feature = "zfs")]
     if why == common::lab::NO_POOL {
         return std::env::var_os("REROOT_LAB").is_none();

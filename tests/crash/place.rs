@@ -26,12 +26,19 @@ pub(crate) trait Place {
     /// Takes a snapshot of the live root.
     fn snapshot(&self) -> Result<(), String>;
 
+    /// Whether snapshots are independent of the root that they were taken of.
+    fn snapshots_outlive(&self) -> bool {
+        false
+    }
+
     /// What is left of bases besides complete ones.
     fn left_of_bases(&self) -> Result<Vec<String>, String>;
 }
 
 pub(crate) fn new(backend: Backend) -> Result<Box<dyn Place>, String> {
     Ok(match backend {
+        #[cfg(feature = "lvm")]
+        Backend::Lvm => Box::new(super::volumes::Volumes::new()?),
         #[cfg(feature = "zfs")]
         Backend::Zfs => Box::new(super::datasets::Datasets::new()?),
         backend => Box::new(Folders::new(backend)?),

@@ -11,11 +11,7 @@ use super::stand::{Found, Stand, Table, Which};
 
 /// How much there is to unpack, and so to be killed in.
 pub(crate) fn entries(backend: Backend) -> usize {
-    match backend {
-        #[cfg(feature = "zfs")]
-        Backend::Zfs => 400,
-        _ => 2000,
-    }
+    if backend.is_slow() { 400 } else { 2000 }
 }
 
 /// After every so many kills the next rebuild is made to the end, uninterrupted.

@@ -57,20 +57,18 @@ fn calls_of(stand: &Stand, job: Job) -> Result<Vec<Call>, String> {
     Err("somebody holds the volume time and again".into())
 }
 
-/// Before and after each of these calls. On ZFS, where a kill costs a second, only after those that change something: whoever just looks leaves the
-/// volume to a kill as it was before.
+/// Before and after each of these calls. On ZFS and LVM, where a kill costs a second or more, only after those that change something: whoever just
+/// looks leaves the volume to a kill as it was before.
 pub(crate) fn points(backend: Backend, job: Job, calls: &[Call]) -> Vec<(Call, FaultPoint)> {
     // A clone may come so soon after the first look for holders that there is no second.
     let sure = |call: &&Call| !matches!(job, Job::FromBase(..)) || call.primitive != Primitive::Holders || call.occurrence == 1;
     let all = calls.iter().filter(sure).flat_map(|call| call.points().map(|point| (call.clone(), point)));
-    match backend {
-        #[cfg(feature = "zfs")]
-        Backend::Zfs => all.filter(|(call, point)| changes(call.primitive) && point.when == When::After).collect(),
-        _ => all.collect(),
+    if !backend.is_slow() {
+        return all.collect();
     }
+    all.filter(|(call, point)| changes(call.primitive) && point.when == When::After).collect()
 }
 
-#[cfg(feature = "zfs")]
 fn changes(primitive: Primitive) -> bool {
     use Primitive::*;
     matches!(
@@ -103,11 +101,14 @@ pub(crate) fn kill_recover_at_every_step(backend: Backend, table: &mut Table) ->
         ("after the renames", renames, FaultPoint::new(Primitive::Rename, 2, When::After)),
         ("in place, old root retired", in_place, FaultPoint::new(Primitive::Rename, 1, When::After)),
     ];
+    let sealed = ("after seal", swap, FaultPoint::new(Primitive::Seal, 1, When::After));
     match backend {
+        #[cfg(feature = "lvm")]
+        Backend::Lvm => situations.push(sealed),
         #[cfg(feature = "zfs")]
         Backend::Zfs => situations.push(("within, after seal", Job::Within, FaultPoint::new(Primitive::Seal, 1, When::After))),
         _ => situations.extend([
-            ("after seal", swap, FaultPoint::new(Primitive::Seal, 1, When::After)),
+            sealed,
             ("after exchange", swap, FaultPoint::new(Primitive::Exchange, 1, When::After)),
             ("in place, new root staged", in_place, FaultPoint::new(Primitive::Seal, 1, When::After)),
         ]),

@@ -1,6 +1,8 @@
 //! Pools for the conformance suite and the crash tests, a file for each kind of place; and the backends under test.
 
 mod folders;
+#[cfg(feature = "lvm")]
+mod lvm;
 #[cfg(feature = "zfs")]
 mod zfs;
 
@@ -11,6 +13,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+#[cfg(feature = "lvm")]
+use super::group::POOL;
 #[cfg(feature = "btrfs")]
 use reroot::btrfs::{BtrfsBases, BtrfsVolume};
 use reroot::conformance::Factory;
@@ -22,6 +26,9 @@ use reroot::{Error, ErrorKind, RebuildableVolume, Result};
 
 #[allow(unused_imports, reason = "each program uses a part of it")]
 pub(crate) use self::folders::{DirFactory, left_of_bases};
+#[cfg(feature = "lvm")]
+#[allow(unused_imports, reason = "each program uses a part of it")]
+pub(crate) use self::lvm::{Layout, LvmFactory, is_left as is_left_in_group, whole_group};
 #[cfg(feature = "zfs")]
 #[allow(unused_imports, reason = "each program uses a part of it")]
 pub(crate) use self::zfs::{Visited, ZfsFactory, is_left};
@@ -43,6 +50,8 @@ pub(crate) enum Backend {
     Dir,
     #[cfg(feature = "btrfs")]
     Btrfs(Quotas),
+    #[cfg(feature = "lvm")]
+    Lvm,
     #[cfg(feature = "zfs")]
     Zfs,
 }
@@ -62,6 +71,8 @@ impl Backend {
             Backend::Dir => "dir",
             #[cfg(feature = "btrfs")]
             Backend::Btrfs(_) => "btrfs",
+            #[cfg(feature = "lvm")]
+            Backend::Lvm => "lvm",
             #[cfg(feature = "zfs")]
             Backend::Zfs => "zfs",
         }
@@ -73,18 +84,22 @@ impl Backend {
             "dir" => Some(Backend::Dir),
             #[cfg(feature = "btrfs")]
             "btrfs" => Some(Backend::Btrfs(Quotas::Off)),
+            #[cfg(feature = "lvm")]
+            "lvm" => Some(Backend::Lvm),
             #[cfg(feature = "zfs")]
             "zfs" => Some(Backend::Zfs),
             _ => None,
         }
     }
 
-    /// The volume of this path, or of the dataset of this name.
+    /// The volume of this path, or of the dataset or the logical volume of this name.
     pub(crate) fn open(self, path: &Path, commit: Commit) -> Result<Box<dyn RebuildableVolume>> {
         Ok(match self {
             Backend::Dir => Box::new(DirVolume::open(path)?.with_commit(commit)),
             #[cfg(feature = "btrfs")]
             Backend::Btrfs(_) => Box::new(BtrfsVolume::open(path)?.with_commit(commit)),
+            #[cfg(feature = "lvm")]
+            Backend::Lvm => Box::new(Layout::USUAL.open(&last_part(path), POOL)?),
             #[cfg(feature = "zfs")]
             Backend::Zfs => Box::new(ZfsVolume::open(&path.to_string_lossy())?),
         })
@@ -96,15 +111,38 @@ impl Backend {
             Backend::Dir => Box::new(DirBases::open(pool)?),
             #[cfg(feature = "btrfs")]
             Backend::Btrfs(_) => Box::new(BtrfsBases::open(pool)?),
+            #[cfg(feature = "lvm")]
+            Backend::Lvm => Box::new(Layout::USUAL.bases(&last_part(pool))?),
             #[cfg(feature = "zfs")]
             Backend::Zfs => Box::new(ZfsBases::open(&pool.to_string_lossy())?),
         })
     }
 
-    /// The bases of the pool in which this volume lies, two folders up.
+    /// Whether a kill on it costs a second or more, for the commands that run before and after.
+    pub(crate) fn is_slow(self) -> bool {
+        match self {
+            #[cfg(feature = "lvm")]
+            Backend::Lvm => true,
+            #[cfg(feature = "zfs")]
+            Backend::Zfs => true,
+            _ => false,
+        }
+    }
+
+    /// The bases of the pool in which this volume lies, two folders up; on LVM, of the lab's thin pool.
     pub(crate) fn pool_of(self, volume: &Path) -> Result<Box<dyn BasePool>> {
+        #[cfg(feature = "lvm")]
+        if self == Backend::Lvm {
+            return self.bases(&volume.with_file_name(POOL));
+        }
         self.bases(volume.parent().and_then(Path::parent).unwrap_or(volume))
     }
+}
+
+/// The name of a logical volume without that of its group.
+#[cfg(feature = "lvm")]
+fn last_part(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
 }
 
 fn failed(what: &str, error: io::Error) -> Error {
@@ -117,7 +155,7 @@ fn unsupported(why: impl Into<String>) -> Error {
 
 /// The confined place of a factory, until it is dropped: two cases that fill it at once would make room for each other.
 #[derive(Debug)]
-struct Turn(Arc<AtomicBool>);
+pub(crate) struct Turn(Arc<AtomicBool>);
 
 impl Turn {
     fn take(taken: &Arc<AtomicBool>) -> Self {

@@ -1,0 +1,270 @@
+//! The LVM backend against real volume groups. What it did is checked with LVM's own commands.
+
+#![cfg(all(feature = "lvm", feature = "conformance"))]
+
+#[path = "../common/group.rs"]
+mod group;
+#[path = "../common/lab.rs"]
+mod lab;
+#[path = "../common/small.rs"]
+mod small;
+
+mod bases;
+mod busy;
+mod full;
+mod kept;
+mod names;
+mod sizes;
+mod snapshots;
+mod thick;
+mod udev;
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use group::{GROUP, POOL, Prefix, Visited, lvm};
+use lab::{need, run};
+use reroot::conformance::Tree;
+use reroot::filesystem::{FilesystemKind, Recipe};
+use reroot::lvm::LvmVolume;
+use reroot::{ByteSize, ErrorKind, Image, Outcome, Rebuild, Report};
+use small::{image, new, old, refused, soon};
+
+/// Of the volumes of most tests.
+const SIZE: ByteSize = ByteSize::mib(64);
+
+/// Volumes in a thin pool of the lab, or in one of the test's own.
+struct Pool {
+    // Dropped in this order: what is mounted in the folder is gone before.
+    prefix: Prefix,
+    folder: tempfile::TempDir,
+    thin: String,
+    kind: FilesystemKind,
+    size: ByteSize,
+}
+
+impl Pool {
+    fn new() -> Result<Pool, String> {
+        let prefix = Prefix::new()?;
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+        Ok(Pool { prefix, folder, thin: POOL.into(), kind: FilesystemKind::Ext4, size: SIZE })
+    }
+
+    /// Volumes with this file system, no larger than it needs.
+    fn of(kind: FilesystemKind) -> Result<Pool, String> {
+        let size = match kind {
+            FilesystemKind::Xfs => ByteSize::mib(300),
+            FilesystemKind::Btrfs => ByteSize::mib(128),
+            _ => SIZE,
+        };
+        Ok(Pool { kind, size, ..Pool::new()? })
+    }
+
+    /// With the volume `c1` that holds [`old`].
+    fn with_old() -> Result<Pool, String> {
+        let pool = Pool::new()?;
+        rebuild(&mut pool.volume(), &old()).unwrap();
+        Ok(pool)
+    }
+
+    /// With the volume `c1` that someone else made with these options of `lvcreate` and these words of `mkfs`, and that holds a file. It is not active.
+    fn with_foreign(kind: FilesystemKind, options: &str, mkfs: &str) -> Result<Pool, String> {
+        let pool = Pool::of(kind)?;
+        pool.make("c1", options);
+        let force = if kind == FilesystemKind::Ext4 { "-q -F" } else { "-q -f" };
+        let device = group::device(&pool.name("c1")).unwrap();
+        lvm(&format!("mkfs.{kind} {force} {mkfs} {}", device.display())).unwrap();
+        pool.visit("c1", |root| fs::write(root.join("old"), "old").unwrap());
+        pool.change("c1", "--activate n");
+        Ok(pool)
+    }
+
+    /// With a thin pool of its own, made with these options.
+    fn with_own_thin(options: &str) -> Result<Pool, String> {
+        let mut pool = Pool::new()?;
+        pool.thin = pool.short("thin");
+        lvm(&format!("lvcreate --yes --type thin-pool {options} --name {} {GROUP}", pool.thin)).unwrap();
+        Ok(pool)
+    }
+
+    /// Makes an empty thin volume, active.
+    fn make(&self, rest: &str, options: &str) {
+        let size = self.size.bytes();
+        let place = format!("--thinpool {} --name {} {GROUP}", self.thin, self.short(rest));
+        lvm(&format!("lvcreate --yes --virtualsize {size}b --ignoreactivationskip {options} {place}")).unwrap();
+    }
+
+    /// Changes something of a volume, as LVM's own command does.
+    fn change(&self, rest: &str, options: &str) {
+        lvm(&format!("lvchange {options} {}", self.name(rest))).unwrap();
+    }
+
+    /// Takes a thin snapshot.
+    fn snapshot(&self, of: &str, name: &str, permission: &str) {
+        let options = format!("--yes --snapshot --permission {permission} --setactivationskip y");
+        lvm(&format!("lvcreate {options} --name {} {}", self.short(name), self.name(of))).unwrap();
+    }
+
+    /// The name of what lies in it, within the group.
+    fn short(&self, rest: &str) -> String {
+        format!("{}{rest}", self.prefix.0)
+    }
+
+    /// The whole name.
+    fn name(&self, rest: &str) -> String {
+        format!("{GROUP}/{}", self.short(rest))
+    }
+
+    fn open(&self, rest: &str) -> LvmVolume {
+        let volume = LvmVolume::open(&self.name(rest)).unwrap().with_size(self.size).with_pool(&self.thin).unwrap();
+        // A volume that exists says itself what it holds.
+        if self.list().iter().any(|name| name == rest) { volume } else { volume.with_recipe(Recipe::new(self.kind)) }
+    }
+
+    fn volume(&self) -> LvmVolume {
+        self.open("c1")
+    }
+
+    /// What LVM says of a volume.
+    fn get(&self, fields: &str, rest: &str) -> String {
+        let form = "--noheadings --units b --nosuffix --separator ;";
+        lvm(&format!("lvs {form} --options {fields} {}", self.name(rest))).unwrap().trim().to_owned()
+    }
+
+    fn is_active(&self, rest: &str) -> bool {
+        group::device(&self.name(rest)).is_some()
+    }
+
+    /// The volumes, by names within the pool.
+    fn list(&self) -> Vec<String> {
+        let prefix = format!("{GROUP}/{}", self.prefix.0);
+        self.prefix.volumes(GROUP).unwrap().iter().filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned).collect()
+    }
+
+    /// Shows a volume, mounted for as long as it takes.
+    fn visit<T>(&self, rest: &str, look: impl FnOnce(&Path) -> T) -> T {
+        let visited = Visited::new(&self.name(rest), self.folder.path()).unwrap();
+        look(visited.unwrap_or_else(|| panic!("there is no volume {rest}")).path())
+    }
+
+    /// Shows the device of a volume, active for as long as it takes.
+    fn with_device<T>(&self, rest: &str, look: impl FnOnce(&Path) -> T) -> T {
+        let name = self.name(rest);
+        let was_active = self.is_active(rest);
+        if !was_active {
+            lvm(&format!("lvchange --activate y --ignoreactivationskip {name}")).unwrap();
+        }
+        let seen = look(&group::device(&name).unwrap());
+        if !was_active {
+            lvm(&format!("lvchange --activate n {name}")).unwrap();
+        }
+        seen
+    }
+
+    fn uuid(&self, rest: &str) -> String {
+        self.with_device(rest, |device| run(Command::new("blkid").args(["-p", "-s", "UUID", "-o", "value"]).arg(device)).unwrap())
+    }
+
+    /// Demands that the live root holds this file and nothing else of the test is there but these: no volume, device or mount.
+    fn expect(&self, file: &str, all: &[&str]) {
+        assert!(self.visit("c1", |root| root.join(file).exists()), "{file} is not in the root");
+        self.expect_only(all);
+    }
+
+    fn expect_only(&self, all: &[&str]) {
+        assert_eq!(self.list(), all);
+        let volumes: Vec<_> = all.iter().map(|rest| self.name(rest)).collect();
+        let ours = group::device_name(&self.name(""));
+        let mut stray = group::stray_devices(GROUP, &volumes);
+        stray.retain(|device| device.starts_with(&ours));
+        assert!(stray.is_empty(), "devices are left: {stray:?}");
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(&ours), "mounted is {mounts}");
+    }
+}
+
+/// One that breaks off.
+fn broken() -> Image {
+    let mut tar = new().to_tar().unwrap();
+    tar.truncate(700);
+    Image::from_reader(std::io::Cursor::new(tar), "broken")
+}
+
+/// What the file `large` of an image holds, over and over.
+fn pattern() -> Vec<u8> {
+    (0..1u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+/// An image with one file of so many MiB, which comes as it is read: nobody has memory for it.
+struct Large {
+    head: std::io::Cursor<Vec<u8>>,
+    pattern: Vec<u8>,
+    at: u64,
+    size: u64,
+}
+
+fn large(mib: u64) -> Large {
+    let mut header = tar::Header::new_ustar();
+    header.set_path("large").unwrap();
+    header.set_size(mib << 20);
+    header.set_mode(0o644);
+    header.set_cksum();
+    Large { head: std::io::Cursor::new(header.as_bytes().to_vec()), pattern: pattern(), at: 0, size: mib << 20 }
+}
+
+impl Large {
+    /// As a stream, which does not say how much is to come.
+    fn stream(self) -> Image {
+        Image::from_reader(self, "test")
+    }
+
+    /// As a file, of which that is known.
+    fn file(mut self, folder: &Path) -> Image {
+        let path = folder.join("large.tar");
+        std::io::copy(&mut self, &mut fs::File::create(&path).unwrap()).unwrap();
+        Image::open(path).unwrap()
+    }
+}
+
+impl Read for Large {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let begun = self.head.read(buffer)?;
+        if begun > 0 || buffer.is_empty() {
+            return Ok(begun);
+        }
+        let place = (self.at % self.pattern.len() as u64) as usize;
+        let left = (self.size + 1024).saturating_sub(self.at);
+        let length = (self.pattern.len() - place).min(buffer.len()).min(left as usize);
+        buffer[..length].copy_from_slice(&self.pattern[place..place + length]);
+        // Then the end of an archive.
+        let end = (self.size.saturating_sub(self.at) as usize).min(length);
+        buffer[end..length].fill(0);
+        self.at += length as u64;
+        Ok(length)
+    }
+}
+
+/// A tree with so many files, all empty.
+fn many(files: usize) -> Tree {
+    let mut tree = Tree::new();
+    for number in 0..files {
+        tree.file(format!("{:02}/{number}", number / 500), "");
+    }
+    tree.file("many", "");
+    tree
+}
+
+/// As a file, which can be counted before.
+fn seekable(folder: &Path, tree: &Tree) -> Image {
+    let path: PathBuf = folder.join("image.tar");
+    fs::write(&path, tree.to_tar().unwrap()).unwrap();
+    Image::open(path).unwrap()
+}
+
+fn rebuild(volume: &mut LvmVolume, tree: &Tree) -> reroot::Result<Report> {
+    // Between its fork and its exec a process that another test starts holds copies of our descriptors.
+    Rebuild::new(image(tree)).busy_wait(Duration::from_secs(5)).run(volume)
+}
