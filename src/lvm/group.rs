@@ -72,6 +72,16 @@ impl LvmVolume {
         Ok(group)
     }
 
+    /// The live root, or the retired one of an interrupted in-place rebuild.
+    pub(super) fn root_in<'a>(&self, group: &'a Group) -> Option<&'a Volume> {
+        group.find(self.name.name()).or_else(|| group.find(&self.name.slot(Slot::Retired)))
+    }
+
+    /// Whether this is the name of one of the volume's roots.
+    pub(super) fn is_root(&self, name: &str) -> bool {
+        [Slot::Live, Slot::Staged, Slot::Retired].iter().any(|slot| name == self.name.slot(*slot))
+    }
+
     /// As [`look`](Self::look), not earlier than now.
     pub(super) fn look_again(&self, operation: &'static str) -> Result<Arc<Group>> {
         self.seen.forget();
@@ -87,7 +97,7 @@ impl LvmVolume {
             }
             looked => looked?,
         };
-        let volume = group.find(self.name.name()).or_else(|| group.find(&self.name.slot(Slot::Retired)));
+        let volume = self.root_in(&group);
         self.lies = match volume {
             Some(volume) => lies(&group, volume).map_err(|why| {
                 let error = Error::new(ErrorKind::InvalidInput, operation, format!("{} {why}", volume.name));
@@ -104,7 +114,7 @@ impl LvmVolume {
         if let Some(pool) = self.captured.as_ref().and_then(|captured| captured.volume.pool.clone()) {
             return Ok(pool);
         }
-        let volume = group.find(self.name.name()).or_else(|| group.find(&self.name.slot(Slot::Retired)));
+        let volume = self.root_in(group);
         if let Some(pool) = volume.and_then(|volume| volume.pool.clone()).or_else(|| self.pool.clone()) {
             return Ok(pool);
         }

@@ -23,8 +23,7 @@ impl LvmVolume {
 
     /// What a volume of the group is to the root of this name, if it is a snapshot of it.
     fn snapshot(&self, group: &Group, volume: &Volume, root: &str) -> Option<Snapshot> {
-        let ours = [Slot::Live, Slot::Staged, Slot::Retired].iter().any(|slot| volume.name == self.name.slot(*slot));
-        if ours || volume.has_tag(MADE) {
+        if self.is_root(&volume.name) || volume.has_tag(MADE) {
             return None;
         }
         let managers = self.is_managers(&volume.name);
@@ -60,8 +59,7 @@ impl LvmVolume {
     /// Whether a snapshot was taken of a volume that is there, can be written to, and is not this one.
     fn is_of_another(&self, group: &Group, snapshot: &Volume) -> bool {
         let origin = snapshot.origin.as_deref().and_then(|origin| group.find(origin));
-        let own = |name: &str| [Slot::Live, Slot::Staged, Slot::Retired].iter().any(|slot| name == self.name.slot(*slot));
-        origin.is_some_and(|origin| !origin.is_read_only() && !own(&origin.name))
+        origin.is_some_and(|origin| !origin.is_read_only() && !self.is_root(&origin.name))
     }
 
     pub(super) fn purge_snapshots(&mut self, snapshots: &[Snapshot]) -> Result<()> {

@@ -49,9 +49,8 @@ impl LvmVolume {
 
     /// The size of a new root, in whole extents.
     fn size_of(&self, group: &Group, spec: &StageSpec) -> ByteSize {
-        let live = group.find(self.name.name()).or_else(|| group.find(&self.name.slot(Slot::Retired)));
         // In place, the old root is gone by now.
-        let live = live.or(self.captured.as_ref().map(|captured| &captured.volume));
+        let live = self.root_in(group).or(self.captured.as_ref().map(|captured| &captured.volume));
         let size = spec.size.or_else(|| live.map(|volume| volume.size)).unwrap_or(self.size);
         size.round_up(group.extent)
     }

@@ -87,11 +87,9 @@ impl LvmVolume {
         })
     }
 
-    /// The live root, or the retired one of an interrupted in-place rebuild.
+    /// The root that is to be read.
     fn live_or_retired(&self, operation: &'static str) -> Result<Option<Volume>> {
-        let group = self.look(operation)?;
-        let found = group.find(self.name.name()).or_else(|| group.find(&self.name.slot(Slot::Retired)));
-        Ok(found.cloned())
+        Ok(self.root_in(&*self.look(operation)?).cloned())
     }
 
     /// Activates a volume if it is not active, and says whether it was.

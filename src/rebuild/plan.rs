@@ -432,19 +432,19 @@ fn check_shrink(asked: Option<ByteSize>, usage: &Usage) -> Result<()> {
 }
 
 fn check_fit(plan: &Plan, sizing: Sizing) -> Result<()> {
-    let refuse = |kind, why: String| Err(Error::new(kind, "rebuild", why));
+    let refuse = |why: String, remedy: &str| Err(Error::new(ErrorKind::TooSmall, "rebuild", why).with_remedy(remedy));
     if let (Some(needed), Some(free)) = (plan.usage.metadata_for(plan.need.at_least), plan.usage.free_metadata)
         && needed > free
     {
         let why = format!("the image needs {needed} of the thin pool's metadata or more, and {free} are free");
-        return refuse(ErrorKind::TooSmall, why).map_err(|error| error.with_remedy("extend it: lvextend --poolmetadatasize"));
+        return refuse(why, "extend it: lvextend --poolmetadatasize");
     }
     let size = plan.staged_size().filter(|_| sizing == Sizing::Reserved);
     if plan.strategy == Strategy::InPlace {
         let room = plan.usage.free.saturating_add(plan.usage.size.unwrap_or_default());
         if let Some(size) = size.filter(|size| *size > room) {
             let why = format!("the new root takes {size}, and {room} are there without the old one");
-            return refuse(ErrorKind::TooSmall, why).map_err(|error| error.with_remedy("make room in the pool"));
+            return refuse(why, "make room in the pool");
         }
         return Ok(());
     }
@@ -452,12 +452,11 @@ fn check_fit(plan: &Plan, sizing: Sizing) -> Result<()> {
         && needed > free
     {
         let why = format!("the image has {needed} entries, and {free} inodes are free");
-        return refuse(ErrorKind::TooSmall, why).map_err(|error| error.with_remedy("free inodes in the pool, or rebuild in place"));
+        return refuse(why, "free inodes in the pool, or rebuild in place");
     }
     if let Some(size) = size.filter(|size| *size > plan.usage.free) {
         let why = format!("a second root takes {size}, and {} are free", plan.usage.free);
-        return refuse(ErrorKind::TooSmall, why)
-            .map_err(|error| error.with_remedy("make room in the pool, or rebuild in place, which needs no room for two roots"));
+        return refuse(why, "make room in the pool, or rebuild in place, which needs no room for two roots");
     }
     if plan.need.at_least <= plan.usage.free {
         return Ok(());
@@ -467,8 +466,7 @@ fn check_fit(plan: &Plan, sizing: Sizing) -> Result<()> {
         _ => "make room in the pool, or rebuild in place, which needs no room for two roots",
     };
     let (need, free) = (plan.need.at_least, plan.usage.free);
-    Err(Error::new(ErrorKind::TooSmall, "rebuild", format!("the image needs {need} or more, and {free} are free"))
-        .with_remedy(remedy))
+    refuse(format!("the image needs {need} or more, and {free} are free"), remedy)
 }
 
 fn check_snapshots(volume: &dyn RebuildableVolume, policy: SnapshotPolicy, support: SnapshotSupport) -> Result<Vec<Snapshot>> {
