@@ -1,37 +1,10 @@
 //! Who keeps a volume busy is named, wherever that is; and a device that does not answer keeps no one waiting.
 
 use super::*;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Stdio};
+use crate::shell::Shell;
 use std::time::Instant;
 
 use reroot::RebuildableVolume;
-
-/// A shell that runs lines and answers each.
-struct Shell(Child);
-
-impl Shell {
-    fn new(before: &[&str]) -> Shell {
-        let mut words = before.to_vec();
-        words.extend(["sh", "-c", "while IFS= read -r line; do eval \"$line\" && echo done || echo failed; done"]);
-        let child = Command::new(words[0]).args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        Shell(child)
-    }
-
-    fn run(&mut self, line: &str) {
-        writeln!(self.0.stdin.as_mut().unwrap(), "{line}").unwrap();
-        let mut answer = String::new();
-        BufReader::with_capacity(1, self.0.stdout.as_mut().unwrap()).read_line(&mut answer).unwrap();
-        assert_eq!(answer, "done\n", "{line}");
-    }
-}
-
-impl Drop for Shell {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn busy(pool: &Pool) -> String {
     refused(Rebuild::new(image(&new())).run(&mut pool.volume()), ErrorKind::Busy)

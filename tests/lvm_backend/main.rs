@@ -6,6 +6,8 @@
 mod group;
 #[path = "../common/lab.rs"]
 mod lab;
+#[path = "../common/shell.rs"]
+mod shell;
 #[path = "../common/small.rs"]
 mod small;
 

@@ -4,6 +4,8 @@
 
 #[path = "../common/lab.rs"]
 mod lab;
+#[path = "../common/shell.rs"]
+mod shell;
 #[path = "../common/small.rs"]
 mod small;
 
