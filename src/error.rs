@@ -17,7 +17,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Space {
     /// The pool or file system that holds the volume: `ENOSPC` with inodes left.
     Pool,
-    /// A limit on the volume or its owner: `EDQUOT`.
+    /// A limit on the volume, its owner or its project: `EDQUOT`, for which XFS says `ENOSPC` of a project.
     Quota,
     /// The file system's inodes: `ENOSPC` with blocks left.
     Inodes,
@@ -133,7 +133,8 @@ pub enum Outcome {
     /// A new root was begun and is gone again, or is left for `recover` to discard. The volume is as it was: its old root is live
     /// and whole, or it does not exist, as before.
     RolledBack,
-    /// A complete root exists but not under the volume's name; `recover` puts it there.
+    /// A complete root exists, but maybe not under the volume's name; `recover` puts it there. After an error of the disk, which root has the name is known
+    /// when that is back.
     Interrupted,
     /// No root remains. Only an in-place rebuild can end so; a new rebuild of the same volume works.
     NoRoot,
@@ -144,7 +145,7 @@ impl fmt::Display for Outcome {
         f.write_str(match self {
             Outcome::Untouched => "nothing was changed",
             Outcome::RolledBack => "the volume is as it was before",
-            Outcome::Interrupted => "the root is whole but not under its name: run recover",
+            Outcome::Interrupted => "a root is whole, but maybe not under its name: run recover",
             Outcome::NoRoot => "no root remains: rebuild the volume again",
         })
     }

@@ -30,7 +30,7 @@
 //! - [`Rebuild`] replaces a volume's root: [`plan`](Rebuild::plan) shows what it would do, [`run`](Rebuild::run) does it.
 //! - [`recover`] brings a volume back to exactly one complete root after a kill or a loss of power. Every rebuild begins with it.
 //! - [`RebuildableVolume`] is what a backend implements; a third party can write another one, and run the `conformance` suite on it.
-//! - [`Bases`] makes an image into a root once and clones it for every rebuild: by a snapshot on btrfs or LVM or a clone on ZFS, in milliseconds whatever its size.
+//! - [`Bases`] makes an image into a root once and clones it for every rebuild: by a snapshot on btrfs or LVM, or a clone on ZFS or Ceph, in milliseconds whatever its size.
 //! - [`unpack`](mod@unpack) puts a tar stream on disk, faithful, contained and bounded. It is of use without the rest.
 //!
 //! # What it does not do
@@ -38,9 +38,10 @@
 //! - It does not fetch images, and does not know registries: it reads a file, a pipe or a reader.
 //! - It does not shrink, convert or migrate volumes.
 //! - It has no async interface: the work is system calls that block. Give it a thread (`spawn_blocking`).
-//! - It does not print, panic on input, exit, or hold global state; it spawns no thread that it does not join.
+//! - It does not print, panic on input, exit, or hold global state; it spawns no thread that it does not join, and leaves no process but one: where a cluster of
+//!   Ceph does not answer, what the kernel goes on waiting for to unmap an image is left to it.
 //! - It is for Linux. The `dir` backend and the unpacker need 5.6 or later for `openat2`, and `/proc`.
-//! - It holds a lock on a volume for all processes of one machine, and knows nothing of other machines.
+//! - It holds a lock on a volume for all processes of one machine, and knows nothing of other machines; but on Ceph, where the lock is in the cluster.
 //!
 //! # The one idea
 //! A volume `c1` may exist under three names: `c1`, the live root; `c1.reroot-staged`, the new one while it is made; and
@@ -54,6 +55,7 @@
 //! | `btrfs` | | the btrfs backend, [`btrfs`](mod@btrfs) |
 //! | `zfs` | | the ZFS backend, [`zfs`](mod@zfs); the libraries of ZFS are loaded at run time |
 //! | `lvm` | | the LVM backend, [`lvm`](mod@lvm), on thin and on thick logical volumes |
+//! | `ceph` | | the Ceph backend, [`ceph`](mod@ceph), on RBD images; the libraries of Ceph are loaded at run time |
 //! | `tar` | yes | images that are tar streams |
 //! | `gzip` | yes | the same, compressed by gzip |
 //! | `zstd` | yes | the same, compressed by zstd |
@@ -80,13 +82,15 @@ pub mod base;
 mod base_name;
 #[cfg(feature = "btrfs")]
 pub mod btrfs;
+#[cfg(feature = "ceph")]
+pub mod ceph;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod digest;
 #[cfg(feature = "dir")]
 pub mod dir;
 pub mod error;
-#[cfg(feature = "lvm")]
+#[cfg(any(feature = "ceph", feature = "lvm"))]
 pub mod filesystem;
 pub mod image;
 #[cfg(test)]
@@ -95,11 +99,11 @@ mod loopfs;
 #[cfg(feature = "lvm")]
 pub mod lvm;
 mod progress;
-#[cfg(any(feature = "btrfs", feature = "dir", feature = "lvm", feature = "zfs"))]
+#[cfg(any(feature = "btrfs", feature = "ceph", feature = "dir", feature = "lvm", feature = "zfs"))]
 mod properties;
 pub mod rebuild;
 mod record;
-#[cfg(any(feature = "lvm", feature = "zfs"))]
+#[cfg(any(feature = "ceph", feature = "lvm", feature = "zfs"))]
 mod run_lock;
 #[cfg(any(feature = "btrfs", feature = "dir"))]
 mod siblings;

@@ -1,6 +1,6 @@
 //! What a root was filled from, stored with it by the backend.
 
-#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar", feature = "lvm", feature = "zfs"))]
+#[cfg(any(feature = "btrfs", feature = "ceph", feature = "dir", feature = "tar", feature = "lvm", feature = "zfs"))]
 use std::ffi::CStr;
 use std::ffi::OsString;
 use std::fmt;
@@ -115,7 +115,7 @@ impl fmt::Display for Origin {
 }
 
 /// The attributes of a root directory that hold its record where it has no better place, the trusted one first: only root can write that.
-#[cfg(any(feature = "btrfs", feature = "dir", feature = "tar", feature = "lvm", feature = "zfs"))]
+#[cfg(any(feature = "btrfs", feature = "ceph", feature = "dir", feature = "tar", feature = "lvm", feature = "zfs"))]
 pub(crate) const ATTRIBUTES: [&CStr; 2] = [c"trusted.reroot.image", c"user.reroot.image"];
 
 const HEADER: &[u8] = b"reroot 1";

@@ -11,20 +11,37 @@ use nix::unistd::geteuid;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Wait;
 use crate::sys::lock::FileLock;
-use crate::volume::{VolumeId, VolumeLock};
+use crate::volume::VolumeId;
+#[cfg(any(feature = "lvm", feature = "zfs"))]
+use crate::volume::VolumeLock;
 
 const FOLDER: &str = "/run/reroot";
 
 /// Takes the lock of a volume for one holder.
-pub(crate) fn exclusive(volume: &VolumeId, wait: &Wait) -> Result<VolumeLock> {
+pub(crate) fn exclusive(volume: &VolumeId, wait: &Wait) -> Result<FileLock> {
     let lock = FileLock::acquire(folder()?.as_fd(), &name(volume), wait);
-    lock.map(VolumeLock::new).map_err(|error| error.with_context("volume", volume))
+    lock.map_err(|error| error.with_context("volume", volume))
 }
 
 /// Takes the lock of a volume for one of many holders.
+#[cfg(any(feature = "lvm", feature = "zfs"))]
 pub(crate) fn shared(volume: &VolumeId, wait: &Wait) -> Result<VolumeLock> {
     let lock = FileLock::acquire_shared(folder()?.as_fd(), &name(volume), wait);
     lock.map(VolumeLock::new).map_err(|error| error.with_context("volume", volume))
+}
+
+/// Takes the lock if whoever held it last was killed; `None` if nobody holds it, or someone does.
+#[cfg(feature = "ceph")]
+pub(crate) fn left_behind(volume: &VolumeId) -> Result<Option<FileLock>> {
+    let mut file = name(volume);
+    file.push(crate::sys::lock::SUFFIX);
+    if !Path::new(FOLDER).join(file).exists() {
+        return Ok(None);
+    }
+    match exclusive(volume, &Wait::new(std::time::Duration::ZERO, crate::progress::CancelToken::new())) {
+        Err(error) if error.kind() == ErrorKind::Locked => Ok(None),
+        taken => taken.map(Some),
+    }
 }
 
 /// The folder of the locks, open.

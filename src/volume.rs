@@ -10,6 +10,8 @@ mod values;
 use std::fmt;
 use std::os::fd::OwnedFd;
 
+#[cfg(doc)]
+use crate::error::Outcome;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Wait;
 use crate::record::ImageRecord;
@@ -72,9 +74,10 @@ pub trait RebuildableVolume: fmt::Debug + Send {
     ///   it took place.
     fn identity(&self, slot: Slot) -> Result<Option<RootId>>;
 
-    /// Who keeps the live root busy: mounts on or under it, processes in it, devices backed by it.
+    /// Who keeps the live root busy: mounts on or under it, overlays of which it is a layer, processes in it, devices backed by it.
     ///
     /// - Empty if there is no live root.
+    /// - An overlay whose layer was given by a relative path is not found: the kernel tells no more than that path.
     /// - What the caller has no right to see is not reported; an error means that nothing could be seen.
     /// - The library's own file descriptors are not holders.
     fn holders(&self) -> Result<Vec<Holder>>;
@@ -167,13 +170,15 @@ pub trait RebuildableVolume: fmt::Debug + Send {
     /// - Never replaces anything: if `to` exists it fails with [`ErrorKind::AlreadyExists`].
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`] where the backend cannot rename what is in use, naming the holder where it can.
+    /// [`ErrorKind::Busy`] where the backend cannot rename what is in use, naming the holder where it can. [`Outcome::Interrupted`] with whatever kind: what
+    /// [`names`](Self::names) shows now need not be what is on the disk.
     fn rename(&mut self, from: Slot, to: Slot) -> Result<()>;
 
     /// Exchanges the live and the staged root in one step, durably: the staged one is live, the old one is staged.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`], with nothing changed, if the file system or the kernel cannot; the caller then renames twice.
+    /// [`ErrorKind::Unsupported`], with nothing changed, if the file system or the kernel cannot; the caller then renames twice. [`Outcome::Interrupted`] as for
+    /// [`rename`](Self::rename).
     fn exchange(&mut self) -> Result<()> {
         Err(Error::new(ErrorKind::Unsupported, "exchange the roots", "this backend renames twice"))
     }

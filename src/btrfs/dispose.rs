@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
@@ -25,6 +25,8 @@ use crate::volume::{Reclaiming, Slot, Snapshot, SnapshotOwner, Tidied, Warning};
 
 /// How long a new root waits for the space of an old one.
 const RECLAIM_WAIT: Duration = Duration::from_secs(120);
+/// How long while none of it comes: what somebody still has open does not, before they let it go.
+const RECLAIM_IDLE: Duration = Duration::from_secs(5);
 const RECLAIM_STEP: Duration = Duration::from_millis(5);
 
 /// Whose space is waited for.
@@ -53,7 +55,7 @@ impl BtrfsVolume {
     /// [`ErrorKind::PermissionDenied`]: only root can know; [`ErrorKind::Cancelled`].
     pub fn wait_reclaimed(&mut self, wait: &Wait) -> Result<Reclaiming> {
         const OPERATION: &str = "wait for the space of what was removed";
-        self.wait_for_cleaner(Whose::All, wait, OPERATION)?;
+        self.wait_for_cleaner(Whose::All, wait, Duration::MAX, OPERATION)?;
         let left =
             tree::reclaiming(self.place.parent()).map_err(|refused| self.refusal(OPERATION, "the kernel refused", refused))?;
         Ok(Reclaiming::new(left.len() as u64))
@@ -189,17 +191,19 @@ impl BtrfsVolume {
         if !tree::reclaiming(self.place.parent()).is_ok_and(|going| !going.is_empty()) {
             return Ok(());
         }
-        if self.wait_for_cleaner(whose, &Wait::new(RECLAIM_WAIT, CancelToken::new()), OPERATION)? == Cleaner::Busy {
+        let wait = Wait::new(RECLAIM_WAIT, CancelToken::new());
+        if self.wait_for_cleaner(whose, &wait, RECLAIM_IDLE, OPERATION)? == Cleaner::Busy {
             self.told.push(Warning::new("the space of a removed root was not back before the new one was filled"));
         }
         Ok(())
     }
 
-    /// Has the kernel give back what is destroyed, and waits for it.
-    fn wait_for_cleaner(&mut self, whose: Whose, wait: &Wait, operation: &'static str) -> Result<Cleaner> {
+    /// Has the kernel give back what is destroyed, and waits for it, but not for longer than `idle` while nothing comes.
+    fn wait_for_cleaner(&mut self, whose: Whose, wait: &Wait, idle: Duration, operation: &'static str) -> Result<Cleaner> {
         let refused = |refused: Refused| self.refusal(operation, "the kernel refused", refused);
         let fd = self.place.parent();
         let mut step = RECLAIM_STEP;
+        let (mut last, mut changed) = (None, Instant::now());
         loop {
             // The cleaner sleeps for half a minute at a time unless it is woken.
             sync::all(fd).map_err(refused)?;
@@ -207,7 +211,11 @@ impl BtrfsVolume {
             if !going.iter().any(|id| whose == Whose::All || self.destroyed.contains(id)) {
                 break;
             }
-            if !wait.pause(operation, step)? {
+            let now = Some((going.len(), fstatvfs(fd).map(|stat| stat.blocks_free()).ok()));
+            if now != last {
+                (last, changed) = (now, Instant::now());
+            }
+            if changed.elapsed() >= idle || !wait.pause(operation, step)? {
                 return Ok(Cleaner::Busy);
             }
             step = (step * 2).min(Duration::from_secs(1));

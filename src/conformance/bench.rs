@@ -21,6 +21,21 @@ use crate::volume::{Names, Placement, RebuildableVolume, RootMetadata, Slot, Sta
 pub(super) type Outcome = Result<CaseOutcome, Failure>;
 pub(super) type Check<T = ()> = Result<T, Failure>;
 
+/// How long a pool may take to count that it has room again.
+const COUNTED: Duration = Duration::from_secs(60);
+
+/// Does what has room, or has it as soon as the pool has counted what it was given back: a cluster does so by and by.
+pub(super) fn when_counted<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    let wait = Wait::new(COUNTED, CancelToken::new());
+    loop {
+        match work() {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NoSpace(_)) && wait.pause("wait for room", Duration::from_secs(1))? => {}
+            done => return done,
+        }
+    }
+}
+
 /// Fails the case unless the condition holds.
 macro_rules! ensure {
     ($condition:expr, $($words:tt)+) => {
@@ -104,9 +119,17 @@ impl Bench {
 
     /// Rebuilds the volume `name` from the tree, the plain way, which has to work.
     pub(super) fn fill(&self, name: &str, tree: &Tree) -> Check<Report> {
+        Ok(self.rebuild(name, tree)?)
+    }
+
+    /// The same in a pool that was full.
+    pub(super) fn fill_when_counted(&self, name: &str, tree: &Tree) -> Check<Report> {
+        Ok(when_counted(|| self.rebuild(name, tree))?)
+    }
+
+    fn rebuild(&self, name: &str, tree: &Tree) -> Result<Report> {
         let mut volume = self.pool.volume(name)?;
-        let report = Rebuild::new(self.image(tree)?).run(&mut *volume)?;
-        Ok(report)
+        Rebuild::new(self.image(tree)?).run(&mut *volume)
     }
 
     pub(super) fn manifest(&self, name: &str, slot: Slot) -> Result<Manifest> {

@@ -229,7 +229,18 @@ pub struct Faulty<T> {
 #[derive(Debug, Clone, Default)]
 struct Faults {
     fault: Option<(FaultPoint, Fault)>,
+    action: Option<(FaultPoint, Action)>,
     log: Arc<Mutex<Log>>,
+}
+
+/// What a test does in the middle of a run.
+#[derive(Clone)]
+struct Action(Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Action")
+    }
 }
 
 #[derive(Debug, Default)]
@@ -261,6 +272,11 @@ impl Faults {
     }
 
     fn fail_at(&self, point: FaultPoint) -> Result<()> {
+        if let Some((at, Action(act))) = &self.action
+            && *at == point
+        {
+            act();
+        }
         match self.fault {
             Some((at, fault)) if at == point => {
                 self.log().fired = true;
@@ -284,6 +300,13 @@ impl<T> Faulty<T> {
     #[must_use]
     pub fn with_fault(mut self, point: FaultPoint, fault: Fault) -> Self {
         self.faults.fault = Some((point, fault));
+        self
+    }
+
+    /// Has something done at `point`: for a failure that comes from below the volume, a store that stops answering for one.
+    #[must_use]
+    pub fn with_action(mut self, point: FaultPoint, action: impl Fn() + Send + Sync + 'static) -> Self {
+        self.faults.action = Some((point, Action(Arc::new(action))));
         self
     }
 

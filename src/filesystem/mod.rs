@@ -25,6 +25,8 @@ use std::time::Instant;
 use nix::errno::Errno;
 
 pub use self::recipe::Recipe;
+#[cfg(feature = "ceph")]
+pub(crate) use self::staged::{Abandon, record_without_log};
 pub(crate) use self::staged::{CloneSize, Staged, Start, capture, open, record};
 
 use self::tool::Needs;
@@ -75,6 +77,23 @@ impl FromStr for FilesystemKind {
             Error::new(ErrorKind::InvalidInput, "read a kind of filesystem", message).with_remedy("use ext4, xfs or btrfs")
         })
     }
+}
+
+/// What becomes of a live root whose filesystem cannot be read: it is damaged, there is none, or it is of a kind that is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum UnreadablePolicy {
+    /// The rebuild is refused: what its root directory had could not be kept.
+    #[default]
+    Refuse,
+    /// It is replaced as any other, by a filesystem that is made as the recipe says that the volume was given, or ext4. What could not be kept is warned of.
+    Replace,
+}
+
+/// Whether an error may be what a damaged filesystem, or none at all, leads to.
+pub(crate) fn is_damage(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Io | ErrorKind::Unsupported | ErrorKind::InvalidInput | ErrorKind::PermissionDenied)
 }
 
 /// The least size of a filesystem that is of use, known before anything is touched.
@@ -214,6 +233,7 @@ pub(crate) struct Found {
 pub(crate) enum Storage {
     /// As zeros: a new RBD image, a new thin volume of a pool that zeroes its chunks.
     Zeroed,
+    #[cfg_attr(not(any(test, feature = "lvm")), allow(dead_code, reason = "what Ceph hands out is zeroed"))]
     /// As what was there before: also around what was written, in a pool that does not zero.
     Used,
 }

@@ -57,6 +57,19 @@ pub(crate) fn record(device: &Device<'_>, options: &str) -> Result<Option<ImageR
     properties::record(root.as_fd()).map_err(|error| device.named(error))
 }
 
+/// The same of a filesystem whose log is not to be replayed: what only that holds is missing.
+#[cfg(feature = "ceph")]
+pub(crate) fn record_without_log(device: &Device<'_>, options: &str) -> Result<Option<ImageRecord>> {
+    let kind = kind_of(device)?;
+    let without_log = match kind {
+        FilesystemKind::Ext4 => "noload",
+        FilesystemKind::Xfs => "norecovery",
+        FilesystemKind::Btrfs => "rescue=nologreplay",
+    };
+    let root = device.mount(kind, Access::Snapshot, &format!("{options},{without_log}"))?;
+    properties::record(root.as_fd()).map_err(|error| device.named(error))
+}
+
 /// The root on a device, to be read.
 pub(crate) fn open(device: &Device<'_>, options: &str) -> Result<OwnedFd> {
     look_into(device, kind_of(device)?, options)
@@ -147,6 +160,12 @@ impl Staged {
         grow_online(self.root.as_fd(), self.kind, size, operation)
     }
 
+    /// Something by which to [give up](Abandon::now) the filesystem, whatever becomes of this.
+    #[cfg(feature = "ceph")]
+    pub(crate) fn abandon(&self) -> Option<Abandon> {
+        self.root.try_clone().ok().map(Abandon)
+    }
+
     /// Gives the root its properties and its record, and waits for the disk. It is unmounted when this returns, if no one else has it open.
     pub(crate) fn seal(self, keep: Option<&Properties>, record: &ImageRecord, operation: &'static str) -> Result<Vec<Warning>> {
         let mut warnings = self.warnings;
@@ -154,5 +173,20 @@ impl Staged {
         warnings.extend(told.map_err(|error| Error::io(operation, "cannot set the properties of its directory", error))?);
         retry(|| syncfs(&self.root)).map_err(|errno| Error::io(operation, "what was written did not reach the disk", errno))?;
         Ok(warnings)
+    }
+}
+
+/// A filesystem that is of no use if its root is not finished.
+#[cfg(feature = "ceph")]
+#[derive(Debug)]
+pub(crate) struct Abandon(OwnedFd);
+
+#[cfg(feature = "ceph")]
+impl Abandon {
+    /// Gives it up: to unmount it waits for no device that does not answer, and writes nothing that nobody is going to read.
+    pub(crate) fn now(self) {
+        if let Err(_errno) = crate::sys::shutdown::now(self.0.as_fd()) {
+            crate::trace::debug!(error = %_errno, "a filesystem is unmounted as any other");
+        }
     }
 }

@@ -91,7 +91,7 @@ impl Device<'_> {
     /// Why a tool did not succeed, in its words.
     pub(super) fn failed(&self, done: &Finished) -> Error {
         let words = done.words();
-        let error = self.error(ErrorKind::Io, format!("{}: {}", done.end(), reason(&words)));
+        let error = self.error(ErrorKind::Io, format!("{}: {}", done.end(), reason(&done.complaint())));
         let says = |text: &str| words.contains(text);
         if says("No space left on device") {
             error.with_kind(ErrorKind::NoSpace(Space::Pool))

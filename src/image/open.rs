@@ -109,7 +109,8 @@ impl Image {
 
     /// The image that a reader yields; `name` is for messages and the record.
     ///
-    /// A reader that blocks cannot be interrupted: prefer [`Image::from_fd`] where there is a descriptor.
+    /// A reader that blocks cannot be interrupted, and no deadline ends it: prefer [`Image::from_fd`] where there is a descriptor. A cancel holds as soon as
+    /// its read returns, whatever that returns; who cancels can end it by closing what it reads from.
     pub fn from_reader(reader: impl Read + Send + 'static, name: impl Into<String>) -> Self {
         let content = Content::Stream(Input::Reader(Box::new(reader)));
         Image { origin: Origin::Stream(name.into()), content, ..Image::empty() }

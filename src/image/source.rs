@@ -25,6 +25,9 @@ const PAST: usize = 16 << 10;
 /// How long a wait for a pipe goes on before the cancel token is looked at again.
 const POLL_STEP: Duration = Duration::from_millis(50);
 
+/// How long a reader that has nothing, and does not wait, is left alone.
+const READER_STEP: Duration = Duration::from_millis(5);
+
 /// Where bytes come from.
 pub(super) enum Input {
     /// A regular file: reads return at once.
@@ -199,15 +202,7 @@ fn read(input: &mut Input, buffer: &mut [u8], stops: [&CancelToken; 2], patience
             Input::Reader(reader) => reader.read(buffer),
             Input::Pipe(pipe) => match wait_readable(pipe) {
                 Ok(true) => pipe.read(buffer),
-                Ok(false) if begun.elapsed() >= patience => {
-                    let seconds = patience.as_secs();
-                    return Err(Error::new(
-                        ErrorKind::TimedOut,
-                        "read the image",
-                        format!("nothing arrived for {seconds} seconds"),
-                    )
-                    .with_remedy("see to the program that sends the image, or allow more time"));
-                }
+                Ok(false) if begun.elapsed() >= patience => return Err(silent(patience)),
                 Ok(false) => continue,
                 Err(error) => Err(error),
             },
@@ -215,10 +210,29 @@ fn read(input: &mut Input, buffer: &mut [u8], stops: [&CancelToken; 2], patience
         match result {
             // A reader that claims more than it was given room for is broken; no one may index by what it says.
             Ok(length) => return Ok(length.min(buffer.len())),
-            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
-            Err(error) => return Err(Error::io("read the image", "its source failed", error).with_kind(ErrorKind::Io)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if begun.elapsed() >= patience {
+                    return Err(silent(patience));
+                }
+                // A reader that is not to be waited for; there is nothing to poll.
+                if matches!(input, Input::Reader(_)) {
+                    std::thread::sleep(READER_STEP);
+                }
+            }
+            // Who cancels may end a read that blocks by closing what is read from.
+            Err(error) => {
+                stops.into_iter().try_for_each(|stop| stop.check("read the image"))?;
+                return Err(Error::io("read the image", "its source failed", error).with_kind(ErrorKind::Io));
+            }
         }
     }
+}
+
+fn silent(patience: Duration) -> Error {
+    let seconds = patience.as_secs();
+    Error::new(ErrorKind::TimedOut, "read the image", format!("nothing arrived for {seconds} seconds"))
+        .with_remedy("see to the program that sends the image, or allow more time")
 }
 
 fn wait_readable(pipe: &File) -> io::Result<bool> {
@@ -296,6 +310,39 @@ mod tests {
         assert_eq!(source.fill_buf().unwrap(), b"x");
         source.consume(1);
         assert_eq!(error_of(source.fill_buf()), ErrorKind::TimedOut);
+    }
+
+    /// Does not wait, and has nothing; or fails.
+    struct Empty(io::ErrorKind);
+
+    impl Read for Empty {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_does_not_wait_is_given_up_too() {
+        let reader = Input::Reader(Box::new(Empty(io::ErrorKind::WouldBlock)));
+        let mut source = Source::new(reader, CancelToken::new(), Duration::from_millis(60));
+        assert_eq!(error_of(source.fill_buf()), ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_read_that_fails_after_a_cancel_was_cancelled() {
+        struct Closed(CancelToken);
+        impl Read for Closed {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.0.cancel();
+                Empty(io::ErrorKind::ConnectionAborted).read(buffer)
+            }
+        }
+        let cancel = CancelToken::new();
+        let mut source = Source::new(Input::Reader(Box::new(Closed(cancel.clone()))), cancel, Duration::MAX);
+        assert_eq!(error_of(source.fill_buf()), ErrorKind::Cancelled);
+        let mut source =
+            Source::new(Input::Reader(Box::new(Empty(io::ErrorKind::ConnectionAborted))), CancelToken::new(), Duration::MAX);
+        assert_eq!(error_of(source.fill_buf()), ErrorKind::Io);
     }
 
     #[test]

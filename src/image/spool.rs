@@ -12,8 +12,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::stream::unwrap;
-use crate::error::{Error, ErrorKind, Result, Space};
+use crate::error::{Error, ErrorKind, Result};
 use crate::size::ByteSize;
+use crate::sys::space;
 use crate::unpack::{Hooks, Tally};
 
 /// How much is copied at once. The caller hears of each piece.
@@ -49,22 +50,24 @@ pub(super) fn spool(from: &mut dyn Read, root: BorrowedFd<'_>, most: ByteSize, h
                     rest = rest.get(written..).unwrap_or_default();
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => make_room(error, hooks)?,
+                Err(error) => make_room(error, root, hooks)?,
             }
         }
         hooks.entry(&Tally::default())?;
     }
 }
 
-fn make_room(error: io::Error, hooks: &mut dyn Hooks) -> Result<()> {
-    let space = match error.raw_os_error() {
-        Some(libc::ENOSPC) => Space::Pool,
-        Some(libc::EDQUOT) => Space::Quota,
-        _ => return Err(Error::io("spool the image", "it cannot be written", error)),
-    };
-    let error = Error::io("spool the image", "no space is left for it beside the root that it is to fill", error)
-        .with_kind(ErrorKind::NoSpace(space));
-    hooks.full(space, error)
+fn make_room(error: io::Error, root: BorrowedFd<'_>, hooks: &mut dyn Hooks) -> Result<()> {
+    const OPERATION: &str = "spool the image";
+    if !matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) {
+        return Err(Error::io(OPERATION, "it cannot be written", error));
+    }
+    let error = Error::io(OPERATION, "no space is left for it beside the root that it is to fill", error);
+    let error = space::explain(root, error);
+    match error.kind() {
+        ErrorKind::NoSpace(space) => hooks.full(space, error),
+        _ => Err(error),
+    }
 }
 
 fn nameless(root: BorrowedFd<'_>) -> Result<File> {

@@ -182,6 +182,8 @@ impl<'a> Execution<'a> {
     fn retire(&mut self) -> Result<()> {
         self.clock.enter(Phase::Remove);
         wait_for_holders(self.volume, &self.busy_wait(), Purpose::Rebuild)?;
+        // The image has been read to its end meanwhile. What was taken since then would go with the old root.
+        refuse_new_snapshots(self.volume, &self.plan.snapshots)?;
         match self.rename(Slot::Live, Slot::Retired) {
             Done::Yes => self.reached = Reached::Retired,
             Done::No(error) => return Err(error),
@@ -281,7 +283,7 @@ impl<'a> Execution<'a> {
         let size = self.size.or(self.plan.usage.size);
         let metadata = self.metadata();
         let filled = super::fill::fill(self.volume, &root, self.image, metadata, self.options, size, self.clock);
-        let filled = filled.map_err(|error| self.volume.explain(error))?;
+        let filled = filled.map_err(|error| turned_read_only(self.volume.explain(error)))?;
         self.report.image = self.image.record(filled.digest);
         self.report.entries = filled.unpacked.tally.entries;
         self.report.bytes = filled.unpacked.tally.bytes;
@@ -308,7 +310,8 @@ impl<'a> Execution<'a> {
             self.warn(Warning::new(lost));
         }
         let record: &ImageRecord = &self.report.image;
-        let warnings = self.volume.seal(record, self.metadata()).map_err(|error| self.volume.explain(error))?;
+        let warnings = self.volume.seal(record, self.metadata());
+        let warnings = warnings.map_err(|error| turned_read_only(self.volume.explain(error)))?;
         warnings.into_iter().for_each(|warning| self.warn(warning));
         Ok(())
     }
@@ -385,6 +388,7 @@ impl<'a> Execution<'a> {
         let error = match self.volume.exchange() {
             Ok(()) => return Ok(Done::Yes),
             Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
+            Err(error) if is_unclear(&error) => return Ok(Done::Unclear(error)),
             Err(error) => error,
         };
         Ok(match self.volume.identity(Slot::Live) {
@@ -418,7 +422,11 @@ impl<'a> Execution<'a> {
 
     /// Renames, and finds out by the names what an error was worth.
     fn rename(&mut self, from: Slot, to: Slot) -> Done {
-        let Err(error) = self.volume.rename(from, to) else { return Done::Yes };
+        let error = match self.volume.rename(from, to) {
+            Ok(()) => return Done::Yes,
+            Err(error) if is_unclear(&error) => return Done::Unclear(error),
+            Err(error) => error,
+        };
         let has = |names: &crate::volume::Names, slot| match slot {
             Slot::Live => names.live,
             Slot::Staged => names.staged,
@@ -426,6 +434,12 @@ impl<'a> Execution<'a> {
         };
         match self.volume.names() {
             Ok(names) if has(&names, from) => Done::No(error),
+            // A rename happens whole or not at all, so somebody else has taken the live root away, and it is theirs to bring back.
+            Ok(names) if from == Slot::Live && !has(&names, to) => {
+                Done::No(error.with_remedy(
+                    "the live root was renamed or removed by somebody else meanwhile: bring it back, or rebuild again",
+                ))
+            }
             Ok(names) if has(&names, to) => {
                 self.warn(Warning::new(format!("the {from} was renamed although that returned an error")).with_error(error));
                 Done::Yes
@@ -511,6 +525,13 @@ impl<'a> Execution<'a> {
             Reached::Sealed => {
                 (Outcome::NoRoot, Some("the new root is whole under its staged name: rename it by hand, or rebuild again"))
             }
+            // Recover cannot know there that a root under the retired name is whole.
+            Reached::Unclear
+                if self.plan.strategy == Strategy::InPlace && self.volume.capabilities().removal == Removal::Gradual =>
+            {
+                let remedy = "remove the cause; where the old root has its retired name, rename it back before anything else, then run recover";
+                (Outcome::Interrupted, Some(remedy))
+            }
             Reached::Unclear => (Outcome::Interrupted, Some("remove the cause and run recover")),
             Reached::Committed => (Outcome::Untouched, None),
         };
@@ -558,4 +579,18 @@ impl<'a> Execution<'a> {
         };
         error.with_remedy(remedy)
     }
+}
+
+/// Whether the names that are seen may not be those on the disk: to go on by them could be to remove the root that is there after a loss of power.
+fn is_unclear(error: &Error) -> bool {
+    error.outcome() == Outcome::Interrupted
+}
+
+/// What could be written to when the root was begun, and cannot any more, has lost its disk as a rule: nobody lacks a permission.
+fn turned_read_only(error: Error) -> Error {
+    if error.raw_os_error() == Some(libc::EROFS) {
+        let remedy = "the file system became read-only, as after an error of its disk: see the kernel's log";
+        return error.with_kind(ErrorKind::Io).with_remedy(remedy);
+    }
+    error
 }

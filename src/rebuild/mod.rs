@@ -272,7 +272,7 @@ impl Rebuild {
     ///
     /// # Errors
     /// Every error says by [`Error::outcome`] what happened to the volume; with [`Strategy::Swap`] the old root is live and whole after
-    /// each of them, unless the outcome is [`Outcome::Interrupted`]: then both roots are whole and [`recover()`] switches to the new one.
+    /// each of them, unless the outcome is [`Outcome::Interrupted`]: then both roots are whole, and [`recover()`] settles which is live.
     pub fn run(self, volume: &mut dyn RebuildableVolume) -> Result<Report> {
         let id = volume.id();
         let Rebuild { mut image, options } = self;

@@ -476,7 +476,7 @@ fn check_snapshots(volume: &dyn RebuildableVolume, policy: SnapshotPolicy, suppo
     }
     let has = |what: &str| format!("the volume has {what}: {}", list(&snapshots));
     match policy {
-        SnapshotPolicy::Refuse => Err(has_snapshots(has("snapshots"))),
+        SnapshotPolicy::Refuse => Err(has_snapshots(has("snapshots"), support)),
         SnapshotPolicy::Keep if support == SnapshotSupport::Dependent => {
             Err(Error::new(ErrorKind::Unsupported, "keep the snapshots", has("snapshots that go with its root"))
                 .with_remedy("delete them, or choose to purge the snapshots"))
@@ -499,8 +499,12 @@ fn check_snapshots(volume: &dyn RebuildableVolume, policy: SnapshotPolicy, suppo
     }
 }
 
-fn has_snapshots(message: String) -> Error {
-    Error::new(ErrorKind::HasSnapshots, "rebuild", message).with_remedy("delete them, or choose to purge or to keep the snapshots")
+fn has_snapshots(message: String, support: SnapshotSupport) -> Error {
+    let remedy = match support {
+        SnapshotSupport::Dependent => "delete them, or choose to purge the snapshots",
+        _ => "delete them, or choose to purge or to keep the snapshots",
+    };
+    Error::new(ErrorKind::HasSnapshots, "rebuild", message).with_remedy(remedy)
 }
 
 /// Refuses to commit where snapshots that go with the old root were taken since the plan was made: nobody decided that they may go.
@@ -514,7 +518,7 @@ pub(super) fn refuse_new_snapshots(volume: &dyn RebuildableVolume, planned: &[Sn
     if new.is_empty() {
         return Ok(());
     }
-    Err(has_snapshots(format!("snapshots were taken while the new root was made: {}", list(&new))))
+    Err(has_snapshots(format!("snapshots were taken while the new root was made: {}", list(&new)), support))
 }
 
 /// Waits until nobody holds the volume.

@@ -21,8 +21,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Wait;
 use crate::sys::call::retry;
 use crate::sys::lock::FileLock;
-use crate::sys::rename;
 use crate::sys::walk::{Order, Walk};
+use crate::sys::{rename, space};
 use crate::text::Escaped;
 use crate::volume::{VolumeId, VolumeLock};
 
@@ -65,7 +65,7 @@ impl BasesDir {
     }
 
     pub(crate) fn failed(&self, operation: &'static str, message: &str, error: impl Into<std::io::Error>) -> Error {
-        Error::io(operation, message, error).with_context("pool", self.id())
+        space::explain(self.dir.as_fd(), Error::io(operation, message, error).with_context("pool", self.id()))
     }
 
     /// The path of a base.

@@ -17,14 +17,14 @@ use nix::sys::stat::{Mode, SFlag, fstatat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::syncfs;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::progress::Wait;
 use crate::properties::{self, Properties};
 use crate::record::ImageRecord;
 use crate::size::ByteSize;
 use crate::sys::call::retry;
 use crate::sys::lock::{self, FileLock};
-use crate::sys::{attr, holders, rename, walk};
+use crate::sys::{attr, holders, rename, space, walk};
 use crate::text::Escaped;
 use crate::volume::{Commit, Holder, Names, RootMetadata, Slot, Usage, UsageDetail, VolumeId, VolumeLock, Warning};
 
@@ -103,7 +103,12 @@ impl Siblings {
     }
 
     pub(crate) fn failed(&self, operation: &'static str, message: &str, error: impl Into<std::io::Error>) -> Error {
-        Error::io(operation, message, error).with_context("volume", self.id())
+        self.failed_in(self.parent.as_fd(), operation, message, error)
+    }
+
+    /// The same of what was done in a root, which may have a project of its own.
+    fn failed_in(&self, root: BorrowedFd<'_>, operation: &'static str, message: &str, error: impl Into<std::io::Error>) -> Error {
+        space::explain(root, Error::io(operation, message, error).with_context("volume", self.id()))
     }
 
     /// Whether a root is there. Anything else under its name is an error.
@@ -181,10 +186,12 @@ impl Siblings {
             return Err(self.refused(operation, slots, error));
         }
         // The names are in memory but may not be on the disk. An error has to mean that nothing happened, so it is taken back: the journal
-        // keeps the order of the two, and of whatever the caller removes next.
-        rename::sync_directory(self.parent.as_fd()).map_err(|error| {
-            let _ = undo();
-            self.failed(operation, "cannot make the new names durable; the old ones are back", error)
+        // keeps the order of the two, and of whatever the caller removes next. A file system that lost its disk takes nothing back.
+        rename::sync_directory(self.parent.as_fd()).map_err(|error| match undo() {
+            Ok(()) => self.failed(operation, "cannot make the new names durable; the old ones are back", error),
+            Err(_) => self
+                .failed(operation, "cannot make the new names durable, nor take them back; the old ones may be on the disk", error)
+                .with_outcome(Outcome::Interrupted),
         })
     }
 
@@ -374,11 +381,12 @@ impl Staging {
         };
         let keep = self.captured.as_ref().filter(|_| root == RootMetadata::Keep);
         let told = properties::apply(staged.as_fd(), keep, record);
-        warnings.extend(told.map_err(|error| place.failed(OPERATION, "cannot set the properties of its directory", error))?);
+        let failed = |what, error| place.failed_in(staged.as_fd(), OPERATION, what, error);
+        warnings.extend(told.map_err(|error| failed("cannot set the properties of its directory", error))?);
         finish(staged.as_fd(), &mut warnings)?;
         // The names and properties of a clone are one transaction with the rename that follows, or an earlier one; data it has written none.
         if self.start == Start::Empty {
-            retry(|| syncfs(&staged)).map_err(|error| place.failed(OPERATION, "what was written did not reach the disk", error))?;
+            retry(|| syncfs(&staged)).map_err(|error| failed("what was written did not reach the disk", error.into()))?;
         }
         Ok(warnings)
     }

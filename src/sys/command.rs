@@ -363,7 +363,7 @@ pub(crate) struct Finished {
 
 impl Finished {
     /// What it exited with; `None` if a signal ended it.
-    #[cfg(any(test, feature = "lvm"))]
+    #[cfg(any(test, feature = "ceph", feature = "lvm"))]
     pub(crate) fn code(&self) -> Option<i32> {
         self.status.code()
     }
@@ -397,8 +397,14 @@ impl Finished {
         }
     }
 
+    /// What it complained of: its standard error, or what else it said.
+    #[cfg(any(feature = "ceph", feature = "lvm"))]
+    pub(crate) fn complaint(&self) -> String {
+        if self.stderr.is_empty() { self.words() } else { self.stderr.clone() }
+    }
+
     /// The end of all it said, on one line and safe to show: some programs name what they find on the standard output.
-    #[cfg(feature = "lvm")]
+    #[cfg(any(feature = "ceph", feature = "lvm"))]
     pub(crate) fn words(&self) -> String {
         let kept = self.stdout.len().saturating_sub(STDERR_KEPT);
         let said = shown(self.stdout.get(kept..).unwrap_or_default());

@@ -36,7 +36,7 @@ pub(crate) enum Setting<'a> {
 pub(crate) struct Refused {
     pub(crate) errno: Errno,
     /// What it said about it, on one line and safe to show; seldom anything before Linux 5.6, and not from every file system.
-    #[cfg_attr(not(any(test, feature = "lvm")), allow(dead_code, reason = "ZFS says nothing there"))]
+    #[cfg_attr(not(any(test, feature = "ceph", feature = "lvm")), allow(dead_code, reason = "ZFS says nothing there"))]
     pub(crate) words: String,
 }
 

@@ -14,8 +14,8 @@ use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::call::{FileId, retry};
-use super::mounts;
-use crate::error::{Error, ErrorKind, Result};
+use super::{mounts, space};
+use crate::error::{Error, ErrorKind, Result, Space};
 use crate::progress::{CancelToken, Wait};
 use crate::text::Escaped;
 
@@ -66,6 +66,12 @@ impl FileLock {
     /// As [`acquire`](Self::acquire).
     pub fn acquire_shared(dir: BorrowedFd<'_>, name: &OsStr, wait: &Wait) -> Result<FileLock> {
         Self::take(dir, name, wait, Sharing::Shared)
+    }
+
+    /// Who else has this file open holds the lock too.
+    #[cfg(feature = "ceph")]
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     fn take(dir: BorrowedFd<'_>, name: &OsStr, wait: &Wait, sharing: Sharing) -> Result<FileLock> {
@@ -145,7 +151,15 @@ fn open_lock_file(dir: BorrowedFd<'_>, name: &OsStr) -> Result<File> {
             return Err(Error::io(OPERATION, "cannot make the lock file", Errno::EROFS)
                 .with_remedy("mount the file system so that it can be written to, and try again"));
         }
-        Err(error) => return Err(Error::io(OPERATION, "cannot make the lock file", error)),
+        Err(error) => {
+            let error = space::explain(dir, Error::io(OPERATION, "cannot make the lock file", error));
+            return Err(match error.kind() {
+                ErrorKind::NoSpace(Space::Quota) => error.with_remedy("raise the quota"),
+                ErrorKind::NoSpace(Space::Inodes) => error.with_remedy("free inodes in the pool"),
+                ErrorKind::NoSpace(_) => error.with_remedy("make room in the pool"),
+                _ => error,
+            });
+        }
     };
     let stat = fstat(&file).map_err(|error| Error::io(OPERATION, "cannot look at the lock file", error))?;
     if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// One line of `mountinfo`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[cfg_attr(
-    not(any(test, feature = "lvm", feature = "zfs")),
+    not(any(test, feature = "ceph", feature = "lvm", feature = "zfs")),
     allow(dead_code, reason = "a directory has no need to know what its file system is called")
 )]
 pub(crate) struct Mount {
@@ -24,6 +24,8 @@ pub(crate) struct Mount {
     /// The type of the file system, and what it calls its source.
     pub(crate) fs_type: Vec<u8>,
     pub(crate) source: Vec<u8>,
+    /// Of an overlay: the directories that it shows, by the paths under which whoever mounted it saw them; some may be relative to where that was.
+    pub(crate) layers: Vec<Vec<u8>>,
 }
 
 /// The number of a file system: major and minor.
@@ -67,7 +69,43 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     }
     mount.fs_type = unescape(fields.next()?);
     mount.source = unescape(fields.next()?);
+    if mount.fs_type == b"overlay" {
+        mount.layers = layers(fields.next().unwrap_or_default());
+    }
     Some(mount)
+}
+
+/// The layers in an overlay's options, which the kernel writes as they were given, with commas escaped.
+fn layers(options: &[u8]) -> Vec<Vec<u8>> {
+    let mut layers = Vec::new();
+    for option in options.split(|&byte| byte == b',') {
+        let Some(at) = option.iter().position(|&byte| byte == b'=') else { continue };
+        let (name, value) = (&option[..at], unescape(&option[at + 1..]));
+        match name {
+            // One each.
+            b"upperdir" | b"workdir" | b"lowerdir+" | b"datadir+" => layers.push(value),
+            b"lowerdir" => layers.extend(split_layers(&value)),
+            _ => {}
+        }
+    }
+    layers
+}
+
+/// The layers in a list, which colons separate; a backslash makes what follows a part of the path.
+fn split_layers(list: &[u8]) -> Vec<Vec<u8>> {
+    let mut layers = vec![Vec::new()];
+    let mut bytes = list.iter();
+    while let Some(&byte) = bytes.next() {
+        match (byte, layers.last_mut()) {
+            (b':', _) => layers.push(Vec::new()),
+            (b'\\', Some(layer)) => layer.extend(bytes.next()),
+            (byte, Some(layer)) => layer.push(byte),
+            (_, None) => {}
+        }
+    }
+    // Two colons in a row begin what is for data only.
+    layers.retain(|layer| !layer.is_empty());
+    layers
 }
 
 /// Decodes the `\ooo` by which the kernel writes spaces, tabs, newlines and backslashes in paths.
@@ -128,6 +166,23 @@ pub(crate) fn path_of(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_layers_of_an_overlay_are_read() {
+        let layers = |options: &str| {
+            let line = format!("36 35 0:40 / /mnt rw - overlay overlay {options}");
+            let mounts = parse(line.as_bytes());
+            mounts[0].layers.iter().map(|layer| String::from_utf8(layer.clone()).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            layers("rw,lowerdir=/a:/b\\040c::/d,upperdir=/u\\054v,workdir=/w,index=off"),
+            ["/a", "/b c", "/d", "/u,v", "/w"]
+        );
+        assert_eq!(layers("rw,lowerdir=/a\\134:b:/c,xino=on"), ["/a:b", "/c"]);
+        assert_eq!(layers("rw,lowerdir+=/a:b,lowerdir+=/c,datadir+=/d,redirect_dir=on"), ["/a:b", "/c", "/d"]);
+        assert_eq!(layers("rw"), [""; 0]);
+        assert!(parse(b"36 35 98:0 / /mnt rw - ext4 /dev/a rw,lowerdir=/a")[0].layers.is_empty());
+    }
 
     #[test]
     fn lines_are_read_with_their_escapes() {

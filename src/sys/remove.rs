@@ -81,7 +81,7 @@ fn remove_opened(parent: BorrowedFd<'_>, name: &CStr) -> Result<u64> {
 /// Removes everything in a directory that is the top of a file system, but for `spared`, which the file system itself shows there.
 ///
 /// As [`remove_tree`]; an interrupted removal leaves a part.
-#[cfg(any(feature = "lvm", feature = "zfs"))]
+#[cfg(any(feature = "ceph", feature = "lvm", feature = "zfs"))]
 pub(crate) fn empty(top: &OwnedFd, spared: &CStr) -> Result<u64> {
     let top = top.try_clone().map_err(|error| Error::io(OPERATION, "cannot open it again", error))?;
     remove_below(top, c"", Some(spared))

@@ -94,7 +94,7 @@ impl Walk {
 
     /// Whether it is in the directory that it started at.
     #[cfg_attr(
-        not(any(feature = "lvm", feature = "zfs")),
+        not(any(feature = "ceph", feature = "lvm", feature = "zfs")),
         allow(dead_code, reason = "only a file system's top has what is not to be touched")
     )]
     pub(crate) fn is_at_top(&self) -> bool {

@@ -7,7 +7,6 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Weak};
 
 use nix::errno::Errno;
-use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use super::crew::{Crew, Job};
@@ -16,9 +15,10 @@ use super::loss::{LossKind, Losses};
 use super::make::{Dir, Maker};
 use super::options::{LossPolicy, UnpackOptions, Writeback};
 use super::{Hooks, Tally};
-use crate::error::{Error, ErrorKind, Result, Space};
+use crate::error::{Error, ErrorKind, Result};
 use crate::size::ByteSize;
 use crate::sys::remove::remove_tree;
+use crate::sys::space;
 
 /// How many paths are remembered before the crew is waited for.
 const ON_THEIR_WAY_MAX: usize = 2048;
@@ -172,19 +172,9 @@ impl<'a> Disk<'a> {
 
     /// Asks the caller for room.
     pub(super) fn full(&mut self, error: Errno) -> Result<()> {
-        let space = match (error, fstatvfs(self.root)) {
-            (Errno::EDQUOT, _) => Space::Quota,
-            (_, Ok(stat)) if stat.files() > 0 && stat.files_available() == 0 && stat.blocks_available() > 0 => Space::Inodes,
-            _ => Space::Pool,
-        };
-        let error = Error::io("unpack", "no space is left for it", error).with_kind(ErrorKind::NoSpace(space));
+        let error = space::explain(self.root, Error::io("unpack", "no space is left for it", error));
+        let ErrorKind::NoSpace(space) = error.kind() else { return Err(error) };
         self.maker.umask().lend(|| self.hooks.full(space, error))
-    }
-
-    /// Whether there is plenty of room, so that a call that says otherwise hit a limit of another kind.
-    pub(super) fn has_room(&self) -> bool {
-        fstatvfs(self.root)
-            .is_ok_and(|stat| stat.blocks_available() > stat.blocks() / 256 && (stat.files() == 0 || stat.files_available() > 0))
     }
 
     /// Removes whatever has the name of a new entry in a directory.

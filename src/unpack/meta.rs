@@ -18,6 +18,7 @@ use super::entry::{Entry, EntryPath, LostAcl, Timestamp};
 use super::loss::LossKind;
 use super::make::Plain;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::space;
 use crate::sys::xattr::{self, Target};
 
 /// The setuid and setgid bits.
@@ -202,7 +203,7 @@ impl Disk<'_> {
             match error.raw_os_error() {
                 Some(libc::EINTR) => {}
                 // ext4 says "no space" of an attribute that is larger than it can ever store.
-                Some(libc::ENOSPC | libc::EDQUOT) if !self.has_room() => {
+                Some(libc::ENOSPC | libc::EDQUOT) if !space::has_room(self.root) => {
                     self.full(Errno::from_raw(error.raw_os_error().unwrap_or(libc::ENOSPC)))?;
                 }
                 Some(libc::EPERM | libc::EACCES | libc::EOPNOTSUPP | libc::ENOSPC | libc::E2BIG | libc::ERANGE) => {

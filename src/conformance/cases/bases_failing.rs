@@ -8,7 +8,7 @@ use super::bases::{Stand, all, no_wait, stand};
 use crate::base::{BaseOptions, BaseState, Bases, CollectPolicy, Kept, KeptBase, Verdict};
 use crate::base_name::BaseName;
 use crate::conformance::bench::{
-    Bench, Check, NAME, NONE, Outcome, ensure, new_tree, old_tree, points, soon, stage, stage_partly, tar,
+    Bench, Check, NAME, NONE, Outcome, ensure, new_tree, old_tree, points, soon, stage, stage_partly, tar, when_counted,
 };
 use crate::conformance::fault::{Fault, Faulty};
 use crate::conformance::tree::Tree;
@@ -287,7 +287,7 @@ pub(super) fn a_full_pool_makes_no_base(factory: &dyn Factory) -> Outcome {
     ensure!(bases.list()?.is_empty(), "there is a base: {:?}", bases.list()?);
     bench.expect_names(NONE)?;
     drop(limited);
-    let name = ensure_base()?.name().clone();
+    let name = when_counted(ensure_base)?.name().clone();
     let verdict = bases.verify(&name, &CancelToken::new())?;
     ensure!(verdict == Verdict::Intact, "{verdict}");
     bench.expect_names(NONE)?;

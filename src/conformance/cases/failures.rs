@@ -207,10 +207,10 @@ pub(super) fn a_full_pool_changes_nothing(factory: &dyn Factory) -> Outcome {
     let file = Rebuild::new(bench.image(&tree)?);
     expect_failed(&bench, file.run(&mut *bench.volume()?), |kind| matches!(kind, ErrorKind::NoSpace(_) | ErrorKind::TooSmall))?;
     // What fits still works, and so does the large one once there is space.
-    bench.fill(NAME, &new_tree())?;
+    bench.fill_when_counted(NAME, &new_tree())?;
     bench.expect_only(&new_tree())?;
     drop(limited);
-    bench.fill(NAME, &tree)?;
+    bench.fill_when_counted(NAME, &tree)?;
     bench.expect_only(&tree)?;
     Ok(Passed)
 }

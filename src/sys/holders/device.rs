@@ -90,7 +90,7 @@ pub(super) fn behind_loop(name: &OsStr) -> Option<Numbers> {
 }
 
 /// The devices that are made of a block device: logical volumes, encrypted ones, RAIDs.
-#[cfg(feature = "lvm")]
+#[cfg(any(feature = "ceph", feature = "lvm"))]
 pub(crate) fn of_block_device(number: libc::dev_t) -> Vec<crate::volume::Holder> {
     let folder = format!("/sys/dev/block/{}:{}/holders", libc::major(number), libc::minor(number));
     let mut names: Vec<_> = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();

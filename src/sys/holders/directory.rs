@@ -6,8 +6,8 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
-use nix::sys::stat::fstatat;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::{Mode, fstat, fstatat};
 
 use super::namespaces::Namespaces;
 use super::place::Place;
@@ -15,10 +15,11 @@ use super::process::{Target, holding, link};
 use super::{Found, OPERATION, failed, in_kernel};
 use crate::error::{Error, Result};
 use crate::sys::call::FileId;
-use crate::sys::mounts::{self, Device, below, join};
+use crate::sys::mounts::{self, Device, Mount, below, join};
+use crate::text::Escaped;
 use crate::volume::Holder;
 
-/// Who keeps the directory `name` of `parent` busy. Mounts come first, then processes, devices and swap files.
+/// Who keeps the directory `name` of `parent` busy. Mounts and overlays come first, then processes, devices and swap files.
 ///
 /// What the caller may not see is left out, and processes that end meanwhile are no error. A directory that does not exist has no holders.
 pub(crate) fn find(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<Holder>> {
@@ -36,6 +37,7 @@ pub(crate) fn find(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<Holder>> 
 
     let mut found = Found::default();
     let mut seen = Vec::new();
+    let mut overlays = BTreeSet::new();
     for namespace in &namespaces.all {
         let mut views = place.views(&namespace.mounts);
         if namespace.of.is_none() {
@@ -44,7 +46,16 @@ pub(crate) fn find(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<Holder>> 
         } else {
             found.add_mounts(place.mounts_on(&namespace.mounts), namespace.of);
         }
-        seen.push(Directory { top, views, device });
+        let directory = Directory { top, views, device };
+        // Other namespaces may have copies of the same.
+        for overlay in namespace.mounts.iter().filter(|mount| directory.is_layer_of(mount, namespace.of)) {
+            if overlays.insert(overlay.device.as_slice()) {
+                let (point, of) = (Escaped(&overlay.point), namespace.of);
+                let whose = of.map(|pid| format!(" in the mount namespace of process {pid}")).unwrap_or_default();
+                found.add(Holder::Other(format!("the overlay on {point}{whose}, of which it is a layer")));
+            }
+        }
+        seen.push(directory);
     }
     holding(&seen, &namespaces.processes).into_iter().for_each(|process| found.add(process));
     let inside = |file: &[u8]| seen.first().is_some_and(|own| own.inside(file).is_some());
@@ -63,6 +74,21 @@ struct Directory {
 impl Directory {
     fn inside(&self, path: &[u8]) -> Option<Vec<u8>> {
         self.views.iter().find_map(|view| Some(below(path, view)?.to_owned()))
+    }
+
+    /// Whether an overlay of this namespace has it, or a folder in it, as a layer. Nobody can tell where a relative path leads.
+    fn is_layer_of(&self, mount: &Mount, namespace_of: Option<u32>) -> bool {
+        let mut paths = mount.layers.iter().filter(|layer| layer.starts_with(b"/"));
+        paths.any(|layer| self.inside(layer).is_some() || self.is_at(layer, namespace_of))
+    }
+
+    /// Whether a path leads to it, by symbolic links or in other ways.
+    fn is_at(&self, path: &[u8], namespace_of: Option<u32>) -> bool {
+        let process = namespace_of.map_or_else(|| "thread-self".to_owned(), |pid| pid.to_string());
+        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+        let root = open(format!("/proc/{process}/root").as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+        let at = root.and_then(|root| openat2(&root, OsStr::from_bytes(path), how)).and_then(fstat);
+        at.is_ok_and(|at| FileId::from(&at) == self.top)
     }
 }
 

@@ -1,17 +1,17 @@
 //! Who keeps a directory, or a whole file system, busy: mounts, processes, loop devices, swap files.
 
-#[cfg(any(test, feature = "lvm", feature = "zfs"))]
+#[cfg(any(test, feature = "ceph", feature = "lvm", feature = "zfs"))]
 mod device;
 #[cfg(any(feature = "btrfs", feature = "dir"))]
 mod directory;
-#[cfg(any(test, feature = "lvm", feature = "zfs"))]
+#[cfg(any(test, feature = "ceph", feature = "lvm", feature = "zfs"))]
 mod file_system;
 mod in_kernel;
 mod namespaces;
 #[cfg(any(feature = "btrfs", feature = "dir"))]
 mod place;
 mod process;
-#[cfg(any(test, feature = "lvm", feature = "zfs"))]
+#[cfg(any(test, feature = "ceph", feature = "lvm", feature = "zfs"))]
 mod propagation;
 #[cfg(feature = "btrfs")]
 mod tables;
@@ -19,11 +19,11 @@ mod tables;
 use std::collections::BTreeSet;
 use std::io;
 
-#[cfg(feature = "lvm")]
+#[cfg(any(feature = "ceph", feature = "lvm"))]
 pub(crate) use device::of_block_device;
 #[cfg(any(feature = "btrfs", feature = "dir"))]
 pub(crate) use directory::find;
-#[cfg(any(feature = "lvm", feature = "zfs"))]
+#[cfg(any(feature = "ceph", feature = "lvm", feature = "zfs"))]
 pub(crate) use file_system::{FileSystem, of_file_system};
 #[cfg(feature = "btrfs")]
 pub(crate) use tables::Tables;

@@ -4,9 +4,8 @@
 //! `libnvpair.h` declare.
 
 use std::ffi::{c_char, c_int, c_uchar, c_uint};
-use std::fmt;
 
-use libloading::Library;
+use crate::sys::library::library;
 
 /// A list of names and values, as the libraries know it.
 #[repr(C)]
@@ -18,35 +17,6 @@ pub(super) struct RawList {
 #[repr(C)]
 pub(super) struct RawPair {
     _private: [u8; 0],
-}
-
-macro_rules! library {
-    ($(#[$doc:meta])* $name:ident from $file:literal { $($call:ident: fn($($argument:ty),*) $(-> $result:ty)?;)+ }) => {
-        $(#[$doc])*
-        pub(super) struct $name {
-            $(pub(super) $call: unsafe extern "C" fn($($argument),*) $(-> $result)?,)+
-            // After the calls, which are good for as long as it is loaded.
-            _library: Library,
-        }
-
-        impl $name {
-            pub(super) fn load() -> Result<Self, libloading::Error> {
-                // SAFETY: the libraries of ZFS do nothing when they are loaded that could harm others.
-                let library = unsafe { Library::new($file) }?;
-                $(
-                    // SAFETY: this is the type that the library's header declares.
-                    let $call = unsafe { *library.get::<unsafe extern "C" fn($($argument),*) $(-> $result)?>(concat!(stringify!($call), "\0").as_bytes())? };
-                )+
-                Ok($name { $($call,)+ _library: library })
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(stringify!($name))
-            }
-        }
-    };
 }
 
 library! {
