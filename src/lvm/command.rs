@@ -3,13 +3,13 @@
 //! While a volume is locked, one process does one subcommand after the other: LVM's own shell, which answers by a report (lvmreport(7)). To start a
 //! process takes as long as most of what it is started for. Where there is no such shell, each subcommand is a process.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::report::{FIELDS, Group, parse};
+use super::report::{FIELDS, Group, parse, parse_disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::{CancelToken, Wait};
 use crate::sys::command::{Command, Finished, Program, Session};
@@ -109,6 +109,14 @@ impl Lvm {
         if found.volumes.is_empty() { read(ask("vgs", "vg_extent_size,vg_free")?) } else { Ok(found) }
     }
 
+    /// The devices that a group lies on.
+    pub(super) fn disks(&self, group: &str, operation: &'static str) -> Result<Vec<PathBuf>> {
+        let select = format!("vg_name={group}");
+        let done = self.run("pvs", ["-o", "pv_name", "--select", &select], operation)?.success(operation)?;
+        parse_disks(&done)
+            .map_err(|error| Error::new(ErrorKind::Io, operation, "cannot make sense of LVM's report").with_source(error))
+    }
+
     /// Has the shell do it. `None`: there is none, and nothing was begun.
     fn by_shell(&self, words: &[&str], operation: &'static str) -> Option<Result<Finished>> {
         let shell = lock(&self.shell).upgrade()?;
@@ -128,7 +136,7 @@ impl Lvm {
 
 /// Whether a subcommand only tells what there is.
 fn is_report(words: &[&str]) -> bool {
-    matches!(words.first(), Some(&"lvs" | &"vgs"))
+    matches!(words.first(), Some(&"lvs" | &"vgs" | &"pvs"))
 }
 
 /// The program. Where udev does not run it is told to make and remove the nodes itself: it would wait for ever.

@@ -50,7 +50,12 @@ impl LvmVolume {
     pub(super) fn activate(&self, name: &str, links: Links, operation: &'static str) -> Result<()> {
         let full = self.full(name);
         let args = ["--activate", "y", "--ignoreactivationskip"].into_iter().chain(links.option()).chain([full.as_str()]);
-        self.lvm.must("lvchange", args, operation).map_err(|error| self.add_volume(error))
+        self.lvm.must("lvchange", args, operation).map_err(|error| match self.look_again(operation) {
+            Ok(group) if group.find(name).is_none() => {
+                self.add_volume(error.with_kind(ErrorKind::NotFound)).with_remedy("see what became of it: lvs")
+            }
+            _ => self.add_volume(error),
+        })
     }
 
     /// Whether udev is waited for where only this library uses a device in this pool: a pool that comes with it is checked by a program, by its name.
@@ -130,16 +135,20 @@ impl LvmVolume {
         Ok(())
     }
 
-    /// Removes the device of a volume that is gone: udev's rules may have activated it (lvm2-activation, for a loop device at every change), and `lvremove` looks
-    /// for devices before it waits for the group's lock.
+    /// Removes the devices of a volume that is gone: udev's rules may have activated it (lvm2-activation, for a loop device at every change), and `lvremove` looks
+    /// for devices before it waits for the group's lock. One that is a thick snapshot, or has one, is on a device more.
     pub(super) fn remove_stray(&self, name: &str, operation: &'static str) -> Result<()> {
-        if self.state(name, operation)?.is_none() {
+        let device = device(self.name.group(), name);
+        ["", "-cow", "-real"].iter().try_for_each(|layer| self.remove_device(&format!("{device}{layer}"), operation))
+    }
+
+    fn remove_device(&self, device: &str, operation: &'static str) -> Result<()> {
+        if self.ask(|| dm::state(device), operation)?.is_none() {
             return Ok(());
         }
-        let device = device(self.name.group(), name);
-        let dmsetup = Program::find("dmsetup", "dmsetup")?.command().args(["remove", "--retry", &device]);
+        let dmsetup = Program::find("dmsetup", "dmsetup")?.command().args(["remove", "--retry", device]);
         let removed = dmsetup.run(operation, &command::limit()).and_then(|done| done.success(operation));
-        match self.state(name, operation)? {
+        match self.ask(|| dm::state(device), operation)? {
             Some(_) => removed.map(drop).map_err(|error| self.add_volume(error)),
             None => Ok(()),
         }

@@ -1,11 +1,15 @@
 //! What was seen of a volume's group, for as long as it can be relied on.
 
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use super::name::device;
 use super::report::{Group, Layout, Volume};
 use super::{LvmVolume, MADE};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::sys::dm;
 use crate::volume::{Slot, VolumeLock};
 
 /// How long an answer is used again: a report takes tens of milliseconds, and the looks at the beginning of a rebuild come one after another.
@@ -18,6 +22,8 @@ const FRESH_LOCKED: Duration = Duration::from_millis(300);
 pub(super) struct Seen {
     lock: Mutex<Weak<()>>,
     last: Mutex<Option<(Instant, Arc<Group>)>>,
+    /// What the group lies on, while the volume's lock is held.
+    disks: Mutex<Option<Arc<[PathBuf]>>>,
 }
 
 impl Seen {
@@ -25,6 +31,7 @@ impl Seen {
     pub(super) fn while_locked(&self, lock: VolumeLock) -> VolumeLock {
         let held = Arc::new(());
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&held);
+        *self.disks.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.forget();
         VolumeLock::new((lock, held))
     }
@@ -52,12 +59,38 @@ impl Seen {
 }
 
 impl LvmVolume {
+    /// What the group lies on.
+    pub(super) fn disks(&self, operation: &'static str) -> Result<Arc<[PathBuf]>> {
+        let mut known = self.seen.disks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(disks) = &*known {
+            return Ok(Arc::clone(disks));
+        }
+        let disks = self.lvm.disks(self.name.group(), operation).map_err(|error| self.add_volume(error))?;
+        if disks.is_empty() {
+            let why = format!("LVM names no disk of the volume group {}", self.name.group());
+            return Err(self.add_volume(Error::new(ErrorKind::Io, operation, why)).with_remedy("see which disks LVM sees: pvs"));
+        }
+        Ok(Arc::clone(known.insert(disks.into())))
+    }
+
+    /// Has disks write what they keep in a cache. LVM writes its metadata past the kernel's, and does not see to the disk's.
+    pub(super) fn flush(&self, disks: &[PathBuf], operation: &'static str) -> Result<()> {
+        disks.iter().try_for_each(|disk| {
+            let flushed = File::open(disk).and_then(|disk| disk.sync_all());
+            flushed.map_err(|error| {
+                let why = format!("cannot make {} write what it keeps in its cache", disk.display());
+                self.add_volume(Error::io(operation, why, error)).with_outcome(Outcome::Interrupted)
+            })
+        })
+    }
+
     /// The group; a stranger's volume under one of our names is an error naming it.
     pub(super) fn look(&self, operation: &'static str) -> Result<Arc<Group>> {
         if let Some(group) = self.seen.fresh() {
             return Ok(group);
         }
-        let group = self.lvm.report(self.name.group(), operation).map_err(|error| self.add_volume(error))?;
+        let group =
+            self.lvm.report(self.name.group(), operation).map_err(|error| self.add_volume(self.or_unreadable(error, operation)))?;
         for slot in [Slot::Staged, Slot::Retired] {
             let name = self.name.slot(slot);
             if group.find(&name).is_some_and(|found| !found.has_tag(MADE)) {
@@ -70,6 +103,19 @@ impl LvmVolume {
         let group = Arc::new(group);
         self.seen.keep(&group);
         Ok(group)
+    }
+
+    /// LVM does not find a group whose disk cannot be read, and says nothing of the disk. Where a volume of it is active, there is one.
+    fn or_unreadable(&self, error: Error, operation: &'static str) -> Error {
+        let device = device(self.name.group(), self.name.name());
+        if error.kind() != ErrorKind::NotFound || !dm::state(&device).is_ok_and(|state| state.is_some()) {
+            return error;
+        }
+        let why =
+            format!("LVM does not find the volume group {}, of which {device} is active: a disk cannot be read", self.name.group());
+        Error::new(ErrorKind::Io, operation, why)
+            .with_source(error)
+            .with_remedy("see the kernel's log, and which disks LVM sees: pvs")
     }
 
     /// The live root, or the retired one of an interrupted in-place rebuild.

@@ -7,6 +7,10 @@
 //!
 //! All that changes anything goes through the `lvm` command, with reports in JSON. Device-mapper is asked directly, and only asked: whether a volume
 //! is active, open or suspended, and how full a thin pool is. Device nodes are found by their numbers, so udev's links are not waited for.
+//!
+//! LVM writes its metadata past the kernel's cache and does not have the disks write theirs, so a rename is made durable here: the group's disks are flushed
+//! after it. In between, LVM writes the text of its metadata before the header that leads to it, and relies on the disk to keep that order. Where power is lost
+//! and a disk has kept the header alone, the group is not found until `vgck --updatemetadata`, whoever changed it.
 
 mod bases;
 mod command;
@@ -33,6 +37,7 @@ use self::report::{Layout, Volume};
 use self::room::Room;
 use self::watch::Watch;
 use crate::error::{Error, ErrorKind, Result};
+pub use crate::filesystem::UnreadablePolicy;
 use crate::filesystem::{FilesystemKind, Recipe, Staged};
 use crate::progress::Wait;
 use crate::properties::Properties;
@@ -78,18 +83,6 @@ pub struct LvmVolume {
     lvm: Lvm,
     captured: Option<Captured>,
     staging: Staging,
-}
-
-/// What becomes of a live root whose filesystem cannot be read: it is damaged, there is none, or it is of a kind that is not known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
-#[non_exhaustive]
-pub enum UnreadablePolicy {
-    /// The rebuild is refused: what its root directory had could not be kept.
-    #[default]
-    Refuse,
-    /// It is replaced as any other, by a filesystem that is made as [`LvmVolume::with_recipe`] says, or ext4. What could not be kept is warned of.
-    Replace,
 }
 
 /// What a volume is for.
@@ -255,7 +248,7 @@ impl RebuildableVolume for LvmVolume {
     }
 
     fn lock(&self, wait: &Wait) -> Result<VolumeLock> {
-        let lock = run_lock::exclusive(&self.id(), wait)?;
+        let lock = VolumeLock::new(run_lock::exclusive(&self.id(), wait)?);
         Ok(self.lvm.while_locked(self.seen.while_locked(lock)))
     }
 

@@ -1,5 +1,7 @@
 //! What LVM reports of a volume group.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 
 use crate::size::ByteSize;
@@ -123,6 +125,8 @@ struct Report {
     lv: Vec<Row>,
     #[serde(default)]
     vg: Vec<GroupRow>,
+    #[serde(default)]
+    pv: Vec<DiskRow>,
 }
 
 /// All values are texts, and empty where there is nothing to say.
@@ -152,6 +156,18 @@ struct Row {
 struct GroupRow {
     vg_extent_size: String,
     vg_free: String,
+}
+
+#[derive(Deserialize)]
+struct DiskRow {
+    pv_name: String,
+}
+
+/// Reads a report of physical volumes: their devices, of those that are there.
+pub(super) fn parse_disks(json: &[u8]) -> Result<Vec<PathBuf>, serde_json::Error> {
+    let document: Document = serde_json::from_slice(json)?;
+    let names = document.report.into_iter().flat_map(|report| report.pv).map(|row| row.pv_name);
+    Ok(names.filter(|name| name.starts_with('/')).map(PathBuf::from).collect())
 }
 
 /// Reads a report of logical volumes, or one of the group alone.

@@ -82,12 +82,21 @@ impl LvmVolume {
 
     /// Which of the pool's two spaces is the fuller one.
     pub(super) fn fuller(&self, operation: &'static str) -> Space {
-        let pool = self.look(operation).and_then(|group| self.pool_of(&group, operation)).ok();
-        let pool = pool.and_then(|pool| dm::pool(&pool_device(self.name.group(), &pool)).ok()?);
+        let pool = self.pool_now(operation);
         let used = |free: u64, total: u64| 1.0 - free as f64 / total.max(1) as f64;
         let is_metadata =
             pool.is_some_and(|pool| used(pool.metadata_free, pool.metadata_total) > used(pool.data_free, pool.data_total));
         if is_metadata { Space::ThinMetadata } else { Space::ThinData }
+    }
+
+    fn pool_now(&self, operation: &'static str) -> Option<Pool> {
+        let pool = self.look(operation).and_then(|group| self.pool_of(&group, operation)).ok()?;
+        dm::pool(&pool_device(self.name.group(), &pool)).ok()?
+    }
+
+    /// Whether the pool has metadata left: one that writes no more, and has, could not write it.
+    pub(super) fn has_metadata(&self, operation: &'static str) -> bool {
+        self.pool_now(operation).is_some_and(|pool| pool.metadata_free > METADATA_LEFT)
     }
 
     /// Begins to look at the pool of a staged root.

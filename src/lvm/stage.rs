@@ -168,6 +168,10 @@ impl LvmVolume {
                 .err()
                 .unwrap_or_else(|| error.with_kind(ErrorKind::AlreadyExists).with_remedy("run recover"));
         }
+        if said.contains("needs check") && self.has_metadata(OPERATION) {
+            let remedy = "see the kernel's log: the pool's disk failed; then deactivate the pool and repair its metadata (lvconvert --repair)";
+            return error.with_kind(ErrorKind::Io).with_remedy(remedy);
+        }
         // A pool with too little room takes no new volume.
         if said.contains("reached threshold") || said.contains("free metadata") {
             return error.with_kind(ErrorKind::NoSpace(self.fuller(OPERATION)));

@@ -172,12 +172,12 @@ impl LvmVolume {
                 self.captured = Some(Captured { volume, kind: Some(kind), top: Ok(top), recipe: None, activity });
                 Ok(())
             }
-            Err(error) if self.unreadable == UnreadablePolicy::Replace && is_damage(error.kind()) => {
+            Err(error) if self.unreadable == UnreadablePolicy::Replace && filesystem::is_damage(error.kind()) => {
                 let activity = if before.is_some() { Activity::Active } else { Activity::Inactive };
                 self.captured = Some(Captured { volume, kind: None, top: Err(error.to_string()), recipe: None, activity });
                 Ok(())
             }
-            Err(error) if is_damage(error.kind()) => {
+            Err(error) if filesystem::is_damage(error.kind()) => {
                 Err(error.with_remedy("mend the filesystem, or have the rebuild replace what cannot be read"))
             }
             Err(error) => Err(error),
@@ -193,9 +193,4 @@ impl LvmVolume {
             crate::trace::warning!(volume = %self.name, error = %_error, "it stays active");
         }
     }
-}
-
-/// Whether an error may be what a damaged filesystem, or none at all, leads to.
-fn is_damage(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Io | ErrorKind::Unsupported | ErrorKind::InvalidInput | ErrorKind::PermissionDenied)
 }

@@ -22,13 +22,17 @@ impl LvmVolume {
         let staged = self.name.slot(Slot::Staged);
         let both: [&str; 2] = [&old, &staged];
         self.deactivate(if from == Slot::Live { &both } else { &both[..1] }, OPERATION)?;
+        // What an error leaves open is nothing yet.
+        let disks = self.disks(OPERATION)?;
         let renamed = self.lvm.run("lvrename", [self.name.group(), &old, &new], OPERATION)?;
         self.seen.forget();
         renamed.success(OPERATION).map_err(|error| self.not_renamed(&old, &new, OPERATION, error))?;
         if let Some(captured) = self.captured.as_mut().filter(|captured| captured.volume.name == old) {
             captured.volume.name.clone_from(&new);
         }
-        if to == Slot::Live { self.make_active_again(&new, OPERATION) } else { Ok(()) }
+        let durable = self.flush(&disks, OPERATION);
+        let active = if to == Slot::Live { self.make_active_again(&new, OPERATION) } else { Ok(()) };
+        durable.and(active)
     }
 
     /// Marks the live root as ours, so that it is known under its retired name.
