@@ -1,16 +1,17 @@
 //! Bases that are datasets, each with a snapshot that volumes are cloned from.
 
+use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 
 use super::name::{self, DatasetName, c_text};
-use super::place::{Found, Place, of_a_stranger, program, text};
+use super::place::{BUSY, Found, Place, of_a_stranger, program, text, unless_busy, until_noted};
 use super::{Role, ZfsVolume, note, values};
 use crate::base_name::BaseName;
 use crate::error::{Error, ErrorKind, Result};
-use crate::progress::Wait;
+use crate::progress::{CancelToken, Wait};
 use crate::sys::detached::Access;
 use crate::volume::{BasePool, RebuildableVolume, Slot, VolumeId, VolumeLock};
 
@@ -62,12 +63,23 @@ impl ZfsBases {
 
     /// Our notes on the dataset of the bases; `None` if there is none.
     fn folder(&self, operation: &'static str) -> Result<Option<Found>> {
-        let found = self.place.look(operation)?.live;
+        let found = until_noted(operation, || {
+            Ok(match self.place.look(operation)?.live {
+                Some(found) if !found.notes.contains_key(note::MADE) => {
+                    Err(self.add_pool(of_a_stranger(self.place.name.as_str(), operation)))
+                }
+                found => Ok(found),
+            })
+        });
         match found {
-            Some(found) if !found.notes.contains_key(note::MADE) => {
-                Err(self.add_pool(of_a_stranger(self.place.name.as_str(), operation)))
+            // Or what a loss of power has left of one.
+            Err(stranger)
+                if stranger.kind() == ErrorKind::AlreadyExists
+                    && self.place.is_unnoted(self.place.name.as_str(), operation).unwrap_or(false) =>
+            {
+                Ok(None)
             }
-            found => Ok(found),
+            found => found,
         }
     }
 
@@ -78,10 +90,32 @@ impl ZfsBases {
         let mut properties = vec![text(note::MADE, "1")];
         properties.extend(values::word("mountpoint", "none"));
         properties.extend(values::word("canmount", "off"));
-        match self.place.zfs.create(&c_text(self.place.name.as_str()), &properties) {
+        let name = c_text(self.place.name.as_str());
+        let mut made = self.place.zfs.create(&name, &properties);
+        // Who is making it notes that in a moment.
+        if made == Err(Errno::EEXIST) && self.folder(operation)?.is_none() {
+            let _lock = self.place.lock(&Wait::new(BUSY, CancelToken::new()))?;
+            // Somebody else may have made it anew meanwhile.
+            if self.folder(operation)?.is_none() {
+                self.remove_unnoted(&name, operation)?;
+                made = self.place.zfs.create(&name, &properties);
+            }
+        }
+        match made {
             // Someone else was faster.
             Ok(()) | Err(Errno::EEXIST) => Ok(()),
             Err(errno) => Err(self.add_pool(Error::io(operation, "cannot make the dataset of its bases", errno))),
+        }
+    }
+
+    fn remove_unnoted(&self, name: &CStr, operation: &'static str) -> Result<()> {
+        match unless_busy(|| self.place.zfs.destroy(name)) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => {
+                let name = self.place.name.as_str();
+                let why = format!("cannot remove what a loss of power has left of {name}");
+                Err(self.add_pool(Error::io(operation, why, errno)).with_remedy(format!("unmount it: zfs unmount {name}")))
+            }
         }
     }
 }

@@ -6,6 +6,10 @@
 //!
 //! All is done in process through `libzfs_core`, loaded at run time: it is the interface that OpenZFS keeps stable, and with it neither a header nor a
 //! library is needed to build. What it cannot do, to set a native property of a dataset that exists, the `zfs` command does.
+//!
+//! The pool makes a dataset in one transaction, and notes whose it is in the next. Where power is lost in between, a dataset without a note stays under the staged name. One that
+//! nothing was set on, and that holds nothing but what its base does, is taken for that and removed by the next recovery; any other is a stranger's and refused. Where the
+//! parent's `mountpoint` had it mounted meanwhile, it has to be unmounted first: the error names the mount.
 
 mod bases;
 mod command;
@@ -23,10 +27,12 @@ mod snapshots;
 mod stage;
 mod state;
 mod switch;
+mod unnoted;
 mod values;
 mod within;
 
 use std::os::fd::OwnedFd;
+use std::sync::Mutex;
 
 pub use self::bases::ZfsBases;
 pub use self::name::DatasetName;
@@ -78,6 +84,8 @@ pub struct ZfsVolume {
     children: Vec<String>,
     role: Role,
     captured: Option<Captured>,
+    /// The snapshots that the live root was seen to have since then, if they were asked for.
+    listed: Mutex<Option<Vec<String>>>,
     staging: Staging,
 }
 
@@ -172,6 +180,7 @@ impl ZfsVolume {
             children: Vec::new(),
             role,
             captured: None,
+            listed: Mutex::default(),
             staging: Staging::default(),
         };
         volume.place.check_live("open the volume")?;

@@ -18,6 +18,8 @@ use crate::volume::{Slot, VolumeId, VolumeLock};
 
 /// For how long a dataset is let go by whoever holds it for a moment, such as a new process that has not begun its program yet.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
+/// How long after it was made a dataset may be without the notes it was made with: two transactions of the pool.
+const NOTED: Duration = Duration::from_secs(3);
 pub(super) const BUSY_STEP: Duration = Duration::from_millis(20);
 
 /// The kernel's ZFS and a dataset in it.
@@ -138,6 +140,17 @@ impl Place {
 
     /// What there is of the volume. Something else under one of its names is an error naming it.
     pub(super) fn look(&self, operation: &'static str) -> Result<Look> {
+        until_noted(operation, || match self.look_once(Unnoted::Strange, operation)? {
+            // Who may not mount it cannot tell.
+            Err(_) if self.is_unnoted(&self.name.slot(Slot::Staged), operation).unwrap_or(false) => {
+                self.look_once(Unnoted::Ours, operation)
+            }
+            found => Ok(found),
+        })
+    }
+
+    /// The inner error is for what has none of our notes.
+    fn look_once(&self, unnoted: Unnoted, operation: &'static str) -> Result<Result<Look>> {
         let names = [("live", Slot::Live), ("staged", Slot::Staged), ("retired", Slot::Retired)];
         let given = names.map(|(key, slot)| text(key, self.name.slot(slot)));
         let arguments = [(c"names".to_owned(), Given::List(given.to_vec())), text("safety", self.name.safety())];
@@ -157,8 +170,11 @@ impl Place {
                 .flatten()
                 .filter_map(|(name, value)| Some((name.clone(), value.as_text()?.to_owned())))
                 .collect();
-            if slot != Slot::Live && !notes.contains_key(note::MADE) {
-                return Err(self.add_volume(of_a_stranger(&name, operation)));
+            // Where only the retired root is whole, nothing was staged yet: it would be taken for one that is complete.
+            let may_be_unnoted = found.contains_key("live") || !found.contains_key("retired");
+            let may_lack_it = slot == Slot::Live || slot == Slot::Staged && unnoted == Unnoted::Ours && may_be_unnoted;
+            if !may_lack_it && !notes.contains_key(note::MADE) {
+                return Ok(Err(self.add_volume(of_a_stranger(&name, operation))));
             }
             let it = Some(Found { guid: guid_of(there), notes, has_children: table("children").is_some() });
             match slot {
@@ -170,7 +186,7 @@ impl Place {
         if let (Some(live), Some(safety)) = (&look.live, found.get("safety")) {
             self.check_safety(live, safety, operation)?;
         }
-        Ok(look)
+        Ok(Ok(look))
     }
 
     /// Refuses a snapshot under the name of ours that was not taken of this dataset by this library: to roll back to it would destroy what came later.
@@ -185,12 +201,19 @@ impl Place {
     }
 
     pub(super) fn lock(&self, wait: &Wait) -> Result<VolumeLock> {
-        run_lock::exclusive(&self.id(), wait)
+        run_lock::exclusive(&self.id(), wait).map(VolumeLock::new)
     }
 
     pub(super) fn lock_shared(&self, wait: &Wait) -> Result<VolumeLock> {
         run_lock::shared(&self.id(), wait)
     }
+}
+
+/// What a staged dataset is that has none of our notes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unnoted {
+    Strange,
+    Ours,
 }
 
 impl Look {
@@ -207,6 +230,18 @@ impl Look {
 pub(super) fn of_a_stranger(dataset: &str, operation: &'static str) -> Error {
     Error::new(ErrorKind::AlreadyExists, operation, format!("{dataset} was not made by this library"))
         .with_remedy(format!("rename it, for the name is reserved: zfs rename {dataset} OTHER"))
+}
+
+/// Looks again, for a moment, at a dataset that has none of our notes: one that somebody else is making has them a moment after it is there.
+pub(super) fn until_noted<T>(operation: &'static str, mut look: impl FnMut() -> Result<Result<T>>) -> Result<T> {
+    let wait = Wait::new(NOTED, CancelToken::new());
+    loop {
+        match look()? {
+            Ok(found) => return Ok(found),
+            Err(stranger) if !wait.pause(operation, BUSY_STEP)? => return Err(stranger),
+            Err(_) => {}
+        }
+    }
 }
 
 /// Does again what finds a dataset busy, for a moment.

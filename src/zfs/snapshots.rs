@@ -1,6 +1,7 @@
 //! The snapshots of a dataset, and what depends on them.
 
 use std::ffi::CString;
+use std::sync::PoisonError;
 
 use nix::errno::Errno;
 
@@ -47,10 +48,24 @@ impl ZfsVolume {
 
     pub(super) fn list_snapshots(&self) -> Result<Vec<Snapshot>> {
         let details = self.details(&self.place.name.slot(Slot::Live), "list the snapshots")?;
+        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(details.iter().map(|detail| detail.name.clone()).collect());
         let mut snapshots: Vec<_> =
             details.iter().filter(|detail| !self.is_own(&detail.name)).map(|it| self.snapshot(it)).collect();
         snapshots.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(snapshots)
+    }
+
+    /// Names a snapshot that a dataset has beyond those that were listed when it was live: it was taken after the last look, and would go with the old root.
+    pub(super) fn came_late(&self, dataset: &str, operation: &'static str) -> Result<Option<Error>> {
+        let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(listed) = listed.as_ref() else { return Ok(None) };
+        let late = self.details(dataset, operation)?.into_iter().find(|detail| !listed.contains(&detail.name));
+        Ok(late.map(|late| {
+            let why = format!("the snapshot {} was taken meanwhile", late.name);
+            let error = self.place.add_volume(Error::new(ErrorKind::HasSnapshots, operation, why));
+            error.with_remedy("try again, and decide what becomes of it")
+        }))
     }
 
     /// Whether a snapshot is this library's, and not one of the volume's.

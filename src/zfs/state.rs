@@ -1,6 +1,7 @@
 //! What can be seen of a volume.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::PoisonError;
 
 use nix::sys::stat::fstat;
 
@@ -110,6 +111,7 @@ impl ZfsVolume {
     pub(super) fn capture_live(&mut self) -> Result<()> {
         const OPERATION: &str = "read the properties of the live root";
         self.captured = None;
+        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let Some((dataset, found, top)) = self.mount_live_or_retired(OPERATION)? else { return Ok(()) };
         let kept = Kept::read(&self.place, &dataset, &found, OPERATION)?;
         let form = Form::of(&self.place, &dataset, &found, OPERATION)?;

@@ -4,8 +4,8 @@ use nix::errno::Errno;
 
 use super::name::c_text;
 use super::place::{Look, program, text, unless_busy};
-use super::{Role, ZfsVolume};
-use crate::error::{Error, ErrorKind, Result, Space};
+use super::{Role, Staging, ZfsVolume};
+use crate::error::{Error, ErrorKind, Outcome, Result, Space};
 use crate::size::ByteSize;
 use crate::sys::zfs::Value;
 use crate::volume::Slot;
@@ -39,6 +39,9 @@ impl ZfsVolume {
             Errno::ENOENT => self.place.failed(OPERATION, format!("there is no {from}"), errno),
             errno => self.place.failed(OPERATION, format!("cannot rename {old} to {new}"), errno),
         })?;
+        if from == Slot::Live {
+            self.undo_if_late(&old, &new)?;
+        }
         if to == Slot::Live {
             // What is not known of it, a look has to tell. Children that nobody named come along when the retired root goes.
             let parked = self.captured.as_ref().is_none_or(|captured| captured.kept.mounts_itself());
@@ -49,6 +52,25 @@ impl ZfsVolume {
             }
         }
         Ok(())
+    }
+
+    /// Gives the live root its name back if a snapshot was taken of it after the last look, or nobody can tell.
+    fn undo_if_late(&mut self, old: &str, new: &str) -> Result<()> {
+        const OPERATION: &str = "rename a root";
+        let late = match self.came_late(new, OPERATION) {
+            Ok(None) => return Ok(()),
+            Ok(Some(late)) | Err(late) => late,
+        };
+        let Err(errno) = unless_busy(|| self.place.zfs.rename(&c_text(new), &c_text(old))) else {
+            let _ = self.place.look(OPERATION).and_then(|look| self.unpark(look.live.as_ref(), OPERATION));
+            return Err(late);
+        };
+        // Beside a staged root, recovery would finish the switch and remove this one with its snapshot; alone it gets its name back.
+        self.staging = Staging::default();
+        let _ = unless_busy(|| self.place.zfs.destroy(&c_text(self.place.name.slot(Slot::Staged))));
+        let undoing = self.place.failed(OPERATION, format!("cannot rename {new} back to {old}"), errno);
+        let late = late.with_context("undoing", undoing).with_outcome(Outcome::Interrupted);
+        Err(late.with_remedy(format!("give it its name back before anything else: zfs rename {new} {old}")))
     }
 
     /// A base that volumes were cloned from stays.
