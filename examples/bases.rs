@@ -12,7 +12,7 @@ use reroot::{BaseName, Bases, CancelToken, Error, Result, Wait};
 
 /// Lists the bases of a pool: roots made once from an image, from which volumes are cloned.
 ///
-/// POOL is dir:PATH, btrfs:PATH, zfs:DATASET or lvm:GROUP/POOL, like btrfs:/srv/pool for the volume btrfs:/srv/pool/containers/c1.
+/// POOL is dir:PATH, btrfs:PATH, zfs:DATASET, lvm:GROUP/POOL or ceph:POOL[/NAMESPACE], like btrfs:/srv/pool for the volume btrfs:/srv/pool/containers/c1.
 ///
 /// Exit status: 0 done; 1 failed, or a base is not what it was or could not be removed; 2 usage; 3 someone holds a base that is to be removed.
 #[derive(Parser)]

@@ -15,7 +15,7 @@ use reroot::{CancelToken, ErrorKind, ImageRecord, RebuildableVolume, Result, Wai
 /// Exit status: 0 shown; 1 failed; 2 usage.
 #[derive(Parser)]
 struct Arguments {
-    /// The volume, as dir:PATH, btrfs:PATH, zfs:DATASET or lvm:GROUP/VOLUME.
+    /// The volume, as dir:PATH, btrfs:PATH, zfs:DATASET, lvm:GROUP/VOLUME or ceph:POOL/[NAMESPACE/]IMAGE.
     volume: String,
 
     /// Print one JSON object.

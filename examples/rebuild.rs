@@ -25,7 +25,7 @@ use reroot::{
 ///
 /// IMAGE is a file (a root filesystem as a tarball or a squashfs, an LXD image, an OCI or docker archive), the directory of an OCI image layout, or -
 /// for standard input; what it is, it says itself. Without it the volume is rebuilt from the image that it was last rebuilt
-/// from. VOLUME is dir:PATH, btrfs:PATH, zfs:DATASET or lvm:GROUP/VOLUME; if it does not exist, it is created.
+/// from. VOLUME is dir:PATH, btrfs:PATH, zfs:DATASET, lvm:GROUP/VOLUME or ceph:POOL/[NAMESPACE/]IMAGE; if it does not exist, it is created.
 ///
 /// Exit status: 0 done; 1 failed, the old root is intact; 2 usage; 3 refused by a policy or a check, nothing was changed; 4 no root
 /// remains (only --strategy in-place can).

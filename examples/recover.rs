@@ -15,7 +15,7 @@ use reroot::{Error, Recovery, Result, Wait, recover};
 /// remains.
 #[derive(Parser)]
 struct Arguments {
-    /// The volume, as dir:PATH, btrfs:PATH, zfs:DATASET or lvm:GROUP/VOLUME.
+    /// The volume, as dir:PATH, btrfs:PATH, zfs:DATASET, lvm:GROUP/VOLUME or ceph:POOL/[NAMESPACE/]IMAGE.
     volume: String,
 
     /// Wait this many seconds for a rebuild of the volume to end.

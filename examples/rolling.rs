@@ -15,7 +15,7 @@ use reroot::{Base, CancelToken, Dispose, Error, Image, Rebuild, Report, Result};
 
 /// Rebuilds many volumes from one image, by way of its base, which is made first if there is none.
 ///
-/// The volumes are of one pool: dir:PATH, btrfs:PATH, zfs:DATASET or lvm:GROUP/VOLUME. When one cannot be rebuilt, those that have begun go on to their end
+/// The volumes are of one pool: dir:PATH, btrfs:PATH, zfs:DATASET, lvm:GROUP/VOLUME or ceph:POOL/[NAMESPACE/]IMAGE. When one cannot be rebuilt, those that have begun go on to their end
 /// and no other begins, unless --keep-going is given. Whatever happens, each volume has its old root or its new one, whole.
 ///
 /// Exit status: 0 all are rebuilt; 1 one or more are not; 2 usage.
@@ -113,13 +113,11 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments, output: cli::Output) -> Result<Summary> {
     let begun = Instant::now();
     let cancel = cli::cancel_on_signals().map_err(|error| Error::io("roll", "cannot listen to signals", error))?;
-    let pool = match (&arguments.pool, arguments.volumes.first()) {
-        (Some(pool), _) => pool.clone(),
-        (None, Some(volume)) => cli::pool_of(volume)?,
-        (None, None) => String::new(),
-    };
+    // There is one at least.
+    let first = arguments.volumes.first().map_or("", String::as_str);
+    let bases = cli::open_pool_of(arguments.pool.as_deref(), first)?;
     let options = BaseOptions::default().with_cancel(cancel.clone());
-    let base = cli::open_pool(&pool)?.ensure(Image::open(&arguments.image)?, &options)?;
+    let base = bases.ensure(Image::open(&arguments.image)?, &options)?;
 
     let next = AtomicUsize::new(0);
     let failed = AtomicUsize::new(0);

@@ -29,7 +29,7 @@ pub(crate) const REFUSED: u8 = 3;
 /// No root remains.
 pub(crate) const NO_ROOT: u8 = 4;
 
-/// Opens `dir:/srv/pool/containers/c1`, `btrfs:/srv/pool/containers/c1`, `zfs:tank/containers/c1`, `lvm:vg0/c1`.
+/// Opens `dir:/srv/pool/containers/c1`, `btrfs:/srv/pool/containers/c1`, `zfs:tank/containers/c1`, `lvm:vg0/c1`, `ceph:rbd/c1`.
 pub(crate) fn open_volume(spec: &str) -> Result<Box<dyn RebuildableVolume>> {
     match spec.split_once(':') {
         Some(("dir", path)) => Ok(Box::new(DirVolume::open(Path::new(path))?)),
@@ -39,6 +39,8 @@ pub(crate) fn open_volume(spec: &str) -> Result<Box<dyn RebuildableVolume>> {
         Some(("zfs", dataset)) => Ok(Box::new(reroot::zfs::ZfsVolume::open(dataset)?)),
         #[cfg(feature = "lvm")]
         Some(("lvm", name)) => Ok(Box::new(reroot::lvm::LvmVolume::open(name)?)),
+        #[cfg(feature = "ceph")]
+        Some(("ceph", name)) => Ok(Box::new(reroot::ceph::CephVolume::open(name)?)),
         Some((scheme, _)) => Err(no_backend(scheme, "open the volume", "write it like dir:/srv/pool/containers/c1")),
         None => Err(Error::new(ErrorKind::InvalidInput, "open the volume", format!("{spec:?} names no backend"))
             .with_remedy(format!("write dir:{spec}"))),
@@ -47,7 +49,7 @@ pub(crate) fn open_volume(spec: &str) -> Result<Box<dyn RebuildableVolume>> {
 
 /// Says that there is none, or none in this program.
 fn no_backend(scheme: &str, operation: &'static str, remedy: &str) -> Error {
-    if matches!(scheme, "btrfs" | "lvm" | "zfs") {
+    if matches!(scheme, "btrfs" | "ceph" | "lvm" | "zfs") {
         return Error::new(ErrorKind::Unsupported, operation, format!("this program was built without {scheme}"))
             .with_remedy(format!("build it with --features {scheme}"));
     }
@@ -65,6 +67,11 @@ pub(crate) fn open_pool_of(pool: Option<&str>, volume: &str) -> Result<Bases> {
             let volume = reroot::lvm::LvmVolume::open(volume.trim_start_matches("lvm:"))?;
             Ok(Bases::new(reroot::lvm::LvmBases::for_volume(&volume)?))
         }
+        #[cfg(feature = "ceph")]
+        None if volume.starts_with("ceph:") => {
+            let volume = reroot::ceph::CephVolume::open(volume.trim_start_matches("ceph:"))?;
+            Ok(Bases::new(reroot::ceph::CephBases::for_volume(&volume)?))
+        }
         None => {
             let pool = pool_of(volume)?;
             open_pool(&pool).map_err(|error| match error.kind() {
@@ -80,7 +87,7 @@ pub(crate) fn open_pool_of(pool: Option<&str>, volume: &str) -> Result<Bases> {
     }
 }
 
-/// Opens the bases of `dir:/srv/pool`, `btrfs:/srv/pool`, `zfs:tank`, `lvm:vg0/thin`.
+/// Opens the bases of `dir:/srv/pool`, `btrfs:/srv/pool`, `zfs:tank`, `lvm:vg0/thin`, `ceph:rbd`.
 #[cfg(feature = "tar")]
 pub(crate) fn open_pool(spec: &str) -> Result<Bases> {
     const REMEDY: &str = "write it like dir:/srv/pool";
@@ -92,6 +99,8 @@ pub(crate) fn open_pool(spec: &str) -> Result<Bases> {
         Some(("zfs", dataset)) => Ok(Bases::new(reroot::zfs::ZfsBases::open(dataset)?)),
         #[cfg(feature = "lvm")]
         Some(("lvm", pool)) => Ok(Bases::new(reroot::lvm::LvmBases::open(pool)?)),
+        #[cfg(feature = "ceph")]
+        Some(("ceph", pool)) => Ok(Bases::new(reroot::ceph::CephBases::open(pool)?)),
         Some((scheme, _)) => Err(no_backend(scheme, "open the pool", REMEDY)),
         None => Err(Error::new(ErrorKind::InvalidInput, "open the pool", format!("{spec:?} names no backend")).with_remedy(REMEDY)),
     }
