@@ -8,6 +8,8 @@ mod examples;
 mod group;
 #[path = "common/lab.rs"]
 mod lab;
+#[path = "common/visit.rs"]
+mod visit;
 
 use std::process::{Command, Output};
 

@@ -11,11 +11,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use reroot::ByteSize;
 
 use super::lab::run;
+use super::visit::Mounted;
 
 /// Why nothing is tested outside the lab: a group of this machine is no place to fill and to break things in.
 pub(crate) const NO_DISK: &str = "there is no disk for a volume group: run tests/lab/run lvm";
@@ -112,68 +111,43 @@ pub(crate) fn stray_devices(group: &str, volumes: &[String]) -> Vec<String> {
 /// The root of a volume, mounted as a manager mounts it, for as long as someone looks at it. One that was inactive is so again.
 #[derive(Debug)]
 pub(crate) struct Visited {
-    at: tempfile::TempDir,
-    activated: Option<String>,
+    // Dropped in this order.
+    mounted: Mounted,
+    _activated: Option<Activated>,
 }
 
 impl Visited {
     /// `Ok(None)` if there is no such volume.
     pub(crate) fn new(volume: &str, folder: &Path) -> Result<Option<Visited>, String> {
-        let at = tempfile::Builder::new().prefix("visited-").tempdir_in(folder).map_err(|error| error.to_string())?;
         let mut activated = None;
         let device = match device(volume) {
             Some(device) => device,
             None => match lvm(&format!("lvchange --activate y --ignoreactivationskip {volume}")) {
                 Ok(_) => {
-                    activated = Some(volume.to_owned());
+                    activated = Some(Activated(volume.to_owned()));
                     device(volume).ok_or_else(|| format!("{volume} was activated and has no device"))?
                 }
                 Err(why) if why.contains("Failed to find logical volume") => return Ok(None),
                 Err(why) => return Err(why),
             },
         };
-        let mounted = mount_device(&device, at.path());
-        let visited = Visited { at, activated };
-        mounted.map_err(|errno| format!("cannot mount {volume}: {errno}"))?;
-        Ok(Some(visited))
+        let mounted = Mounted::device(&device, folder).map_err(|error| format!("cannot mount {volume}: {error}"))?;
+        Ok(Some(Visited { mounted, _activated: activated }))
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.at.path()
+        self.mounted.path()
     }
 }
 
-/// Mounts whichever file system it is; one that cannot be written to, only to be read.
-fn mount_device(device: &Path, at: &Path) -> Result<(), Errno> {
-    let mut last = Errno::EINVAL;
-    for flags in [MsFlags::empty(), MsFlags::MS_RDONLY] {
-        for kind in ["ext4", "xfs", "btrfs"] {
-            match mount(Some(device), at, Some(kind), flags, None::<&Path>) {
-                Ok(()) => return Ok(()),
-                Err(Errno::EINVAL) => {}
-                Err(errno) => last = errno,
-            }
-        }
-        if !matches!(last, Errno::EROFS | Errno::EACCES) {
-            break;
-        }
-    }
-    Err(last)
-}
+/// Deactivates a volume when it is dropped.
+#[derive(Debug)]
+struct Activated(String);
 
-impl Drop for Visited {
+impl Drop for Activated {
     fn drop(&mut self) {
-        // A new process holds what the case has just read, until it has begun its program.
-        for _ in 0..200 {
-            match umount2(self.path(), MntFlags::empty()) {
-                Err(Errno::EBUSY) => sleep(Duration::from_millis(10)),
-                _ => break,
-            }
-        }
-        if let Some(volume) = &self.activated
-            && let Err(why) = lvm(&format!("lvchange --activate n {volume}"))
-        {
-            eprintln!("cannot deactivate {volume}: {why}");
+        if let Err(why) = lvm(&format!("lvchange --activate n {}", self.0)) {
+            eprintln!("cannot deactivate {}: {why}", self.0);
         }
     }
 }
@@ -214,7 +188,8 @@ impl Drop for Prefix {
     }
 }
 
-/// Removes volumes.
+/// Removes volumes, and the devices that outlive them: udev's rules activate all of a group that lies on a loop device at every change of that, and
+/// `lvremove` looks for devices before it waits for the group's lock.
 pub(crate) fn remove(volumes: &[String]) -> Result<(), String> {
     if volumes.is_empty() {
         return Ok(());
@@ -224,13 +199,33 @@ pub(crate) fn remove(volumes: &[String]) -> Result<(), String> {
         done = lvm(&format!("lvremove --yes {}", volumes.join(" ")));
         match &done {
             Err(why) if why.contains("in use") => sleep(Duration::from_millis(100)),
-            // One goes with another: a pool's volumes, a thick one's snapshots.
-            Err(why) if why.contains("Failed to find logical volume") => return Ok(()),
             _ => break,
         }
     }
-    done.map(drop)
+    match done {
+        // One goes with another: a pool's volumes, a thick one's snapshots.
+        Err(why) if !why.contains("Failed to find logical volume") => return Err(why),
+        _ => {}
+    }
+    // The upper ones first: a thick volume and its snapshot are each on another device.
+    for layer in LAYERS {
+        for volume in volumes {
+            let name = format!("{}{layer}", device_name(volume));
+            let is_there = || devices().iter().any(|(known, _)| *known == name);
+            if is_there() {
+                let removed = run(Command::new("dmsetup").args(["remove", "--retry", &name]));
+                // Somebody else saw to it.
+                if is_there() {
+                    removed?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
+
+/// The ends of the names of the devices that a thick volume is on: itself; what a snapshot has of its own; what its snapshots read.
+const LAYERS: [&str; 3] = ["", "-cow", "-real"];
 
 /// How much a thin pool, `GROUP/NAME`, has left: of its data, and of its metadata.
 pub(crate) fn left(pool: &str) -> Result<(ByteSize, ByteSize), String> {

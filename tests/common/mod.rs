@@ -2,13 +2,17 @@
 
 #![allow(dead_code, reason = "each program uses a part of it")]
 
+#[cfg(feature = "ceph")]
+pub(crate) mod cluster;
 #[cfg(feature = "lvm")]
 pub(crate) mod group;
-#[cfg(any(feature = "lvm", feature = "zfs"))]
+#[cfg(any(feature = "ceph", feature = "lvm", feature = "zfs"))]
 pub(crate) mod lab;
+pub(crate) mod ledger;
 pub(crate) mod loopfs;
 pub(crate) mod pools;
 pub(crate) mod suite;
+pub(crate) mod visit;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -17,6 +21,27 @@ use std::path::Path;
 /// Whether a test that cannot run has failed: so in CI, where everything it needs is to be there.
 pub(crate) fn required() -> bool {
     std::env::var_os("REROOT_REQUIRE").is_some_and(|value| value == "1")
+}
+
+/// Whether all is to be tried that can go wrong, which takes hours, and not a part of it.
+pub(crate) fn is_long() -> bool {
+    std::env::var_os("REROOT_FAULT_TRIALS").is_some_and(|value| value == "long")
+}
+
+/// Whether a test may be left out for this reason: it takes the lab, or root.
+pub(crate) fn may_be_left_out(why: &str) -> bool {
+    let takes_the_lab: &[&str] = &[
+        #[cfg(feature = "ceph")]
+        cluster::NO_CLUSTER,
+        #[cfg(feature = "lvm")]
+        group::NO_DISK,
+        #[cfg(feature = "zfs")]
+        lab::NO_POOL,
+    ];
+    if takes_the_lab.contains(&why) {
+        return std::env::var_os("REROOT_LAB").is_none();
+    }
+    why.starts_with("not root") && !required()
 }
 
 /// A folder that is removed when it is dropped, also by a user who may not write to all that was unpacked in it.

@@ -52,13 +52,8 @@ impl Bench {
 
     /// Has the base go when it is removed: where a volume depends on the base that it was cloned from, that one is filled otherwise.
     fn release(&self) -> Result<(), String> {
-        match self.stand.backend {
-            #[cfg(feature = "zfs")]
-            Backend::Zfs if self.bases.list().map_err(report)?.iter().any(|info| !info.clones.is_empty()) => {
-                self.stand.reset(Which::B)
-            }
-            _ => Ok(()),
-        }
+        let infos = self.bases.list().map_err(report)?;
+        if infos.iter().any(|info| !info.clones.is_empty()) { self.stand.reset(Which::B) } else { Ok(()) }
     }
 
     /// What a kill left, before anyone tidies up, and that it can be made or removed as if nothing had happened.

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +42,7 @@ pub(crate) enum Job {
 
 impl Job {
     /// All of them, numbered as they are passed on.
-    const ALL: [Job; 11] = [
+    pub(crate) const ALL: [Job; 11] = [
         Job::Rebuild(Strategy::Swap, Commit::Exchange),
         Job::Rebuild(Strategy::Swap, Commit::TwoRenames),
         Job::Rebuild(Strategy::InPlace, Commit::Exchange),
@@ -121,7 +121,7 @@ impl Progress for Tell {
 }
 
 /// The phases, by the byte that stands for them.
-const PHASES: [Phase; 9] = [
+pub(crate) const PHASES: [Phase; 9] = [
     Phase::Recover,
     Phase::Plan,
     Phase::Check,
@@ -143,7 +143,7 @@ pub(crate) fn run_if_asked() -> Option<i32> {
     let result = (|| -> std::result::Result<(), String> {
         let job = *job.parse().ok().and_then(|index: usize| Job::ALL.get(index)).ok_or("no such job")?;
         let path = std::env::var_os(VOLUME).ok_or("no volume")?;
-        let backend = Backend::from_scheme(&std::env::var(BACKEND).unwrap_or_default()).ok_or("no such backend")?;
+        let backend = Backend::from_name(&std::env::var(BACKEND).unwrap_or_default()).ok_or("no such backend")?;
         let volume = backend.open(path.as_ref(), job.commit()).map_err(report)?;
         let (mut volume, mut pool) = (Faulty::new(volume), Faulty::new(backend.pool_of(path.as_ref()).map_err(report)?));
         if let Ok(point) = std::env::var(POINT) {
@@ -216,7 +216,7 @@ impl Running {
         let failed = |error: std::io::Error| format!("cannot start the child: {error}");
         let index = Job::ALL.iter().position(|known| *known == job).ok_or("no such job")?;
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
-        command.env(BACKEND, backend.scheme()).env(JOB, index.to_string()).env(VOLUME, volume).env(IMAGE, image);
+        command.env(BACKEND, backend.name()).env(JOB, index.to_string()).env(VOLUME, volume).env(IMAGE, image);
         match point {
             Some(point) => command.env(POINT, write_point(point)),
             None => command.env_remove(POINT),
@@ -241,6 +241,7 @@ impl Running {
 
     /// Kills it, unless it has ended by itself.
     pub(crate) fn kill(mut self) -> std::result::Result<(End, Option<Phase>), String> {
+        stop_outside_of_forks(self.child.id());
         // Not reaped yet, so the id is still its own.
         self.child.kill().map_err(|error| format!("cannot kill the child: {error}"))?;
         self.end()
@@ -259,6 +260,26 @@ impl Running {
             (_, Some(SIGKILL)) => Ok((End::Killed, self.phase)),
             _ => Err(format!("the child ended with {status}: {said}")),
         }
+    }
+}
+
+/// User-mode Linux, the lab's kernel, dies itself when a process is killed that is in the midst of a fork. One that is stopped ends that first.
+pub(crate) fn stop_outside_of_forks(pid: u32) {
+    if std::env::var_os("REROOT_LAB").is_none() {
+        return;
+    }
+    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten().map(|thread| thread.path());
+    let forks = |thread: PathBuf| std::fs::read_to_string(thread.join("stack")).is_ok_and(|stack| stack.contains("copy_process"));
+    let runs = |thread: PathBuf| {
+        let stat = std::fs::read_to_string(thread.join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('R'))
+    };
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGSTOP);
+    for _ in 0..1000 {
+        if !threads().any(runs) && !threads().any(forks) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -7,32 +7,49 @@ use reroot::conformance::manifest::Manifest;
 
 use super::common::Folder;
 use super::common::lab::{Dataset, zfs};
-use super::common::pools::{Visited, is_left};
+use super::common::pools::{is_left, visit_dataset};
 use super::place::{Place, read};
 use super::stand::SNAPSHOT;
 
 /// A dataset with the pool in it, and beside the pool the bases.
 pub(crate) struct Datasets {
     folder: Folder,
-    dataset: Dataset,
+    dataset: String,
+    _own: Option<Dataset>,
 }
 
 impl Datasets {
     pub(crate) fn new() -> Result<Self, String> {
-        let dataset = Dataset::new()?;
-        zfs(&["create", &format!("{}/containers", dataset.0)])?;
-        Ok(Datasets { folder: Folder::new(&std::env::temp_dir()).map_err(|error| error.to_string())?, dataset })
+        let own = Dataset::new()?;
+        zfs(&["create", &format!("{}/containers", own.0)])?;
+        let mut datasets = Datasets::within(&own.0)?;
+        datasets._own = Some(own);
+        Ok(datasets)
+    }
+
+    /// In a dataset that has the pool already.
+    pub(crate) fn within(dataset: &str) -> Result<Self, String> {
+        let folder = Folder::new(&std::env::temp_dir()).map_err(|error| error.to_string())?;
+        Ok(Datasets { folder, dataset: dataset.to_owned(), _own: None })
     }
 
     fn name(&self) -> String {
-        format!("{}/containers/c1", self.dataset.0)
+        format!("{}/containers/c1", self.dataset)
     }
 
     /// All that is in the dataset, by names within it.
     fn list(&self) -> Result<Vec<String>, String> {
-        let list = zfs(&["list", "-H", "-r", "-o", "name", "-t", "filesystem,snapshot", &self.dataset.0])?;
-        let within = |name: &str| Some(name.strip_prefix(&self.dataset.0)?.strip_prefix('/')?.to_owned());
+        let list = zfs(&["list", "-H", "-r", "-o", "name", "-t", "filesystem,snapshot", &self.dataset])?;
+        let within = |name: &str| Some(name.strip_prefix(&self.dataset)?.strip_prefix('/')?.to_owned());
         Ok(list.lines().filter_map(within).collect())
+    }
+}
+
+/// The root that a dataset shows, if there is one.
+pub(crate) fn root_of(dataset: &Path, folder: &Path) -> Result<Option<Manifest>, String> {
+    match visit_dataset(&dataset.to_string_lossy(), folder) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(None),
+        visited => read(visited.map_err(|error| error.to_string())?.path()).map(Some),
     }
 }
 
@@ -45,11 +62,8 @@ impl Place for Datasets {
         self.name().into()
     }
 
-    fn live(&self) -> Result<Option<Manifest>, String> {
-        match Visited::new(&self.name(), self.folder()) {
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(None),
-            visited => read(visited.map_err(|error| error.to_string())?.path()).map(Some),
-        }
+    fn root_of(&self, volume: &Path) -> Result<Option<Manifest>, String> {
+        root_of(volume, self.folder())
     }
 
     fn names(&self) -> Result<Vec<String>, String> {

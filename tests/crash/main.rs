@@ -9,6 +9,8 @@ mod bases;
 mod child;
 #[cfg(feature = "zfs")]
 mod datasets;
+#[cfg(feature = "ceph")]
+mod images;
 #[cfg(feature = "btrfs")]
 mod nested;
 mod place;
@@ -22,6 +24,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use reroot::Strategy;
+#[cfg(feature = "ceph")]
+use reroot::filesystem::FilesystemKind;
 use reroot::volume::Commit;
 
 use child::Job;
@@ -62,6 +66,14 @@ const KILLS_ON_LVM: [(&str, Job, usize); 3] = [
     ("purging", Job::Purging, 3),
 ];
 
+/// The same on Ceph, with each filesystem.
+#[cfg(feature = "ceph")]
+const KILLS_ON_CEPH: [(&str, Job, usize); 3] = [
+    ("swap", Job::Rebuild(Strategy::Swap, Commit::TwoRenames), 10),
+    ("in_place", Job::Rebuild(Strategy::InPlace, Commit::Exchange), 6),
+    ("purging", Job::Purging, 3),
+];
+
 /// What is killed on a backend.
 struct Plan {
     /// How the names of its tests begin.
@@ -75,7 +87,7 @@ struct Plan {
 }
 
 fn plans() -> Vec<Plan> {
-    #[allow(unused_mut, reason = "without btrfs, LVM and ZFS there is one")]
+    #[allow(unused_mut, reason = "without the others there is one")]
     let mut plans = vec![Plan { prefix: "", backend: Backend::Dir, kills: KILLS.to_vec(), from_base: &FROM_BASE, base_kills: 12 }];
     #[cfg(feature = "btrfs")]
     {
@@ -85,6 +97,17 @@ fn plans() -> Vec<Plan> {
         // The steps are the same, and there is less to leave.
         let backend = Backend::Btrfs(common::pools::Quotas::Off);
         plans.push(Plan { prefix: "btrfs_no_quotas::", backend, kills, from_base: &FROM_BASE[..1], base_kills: 0 });
+    }
+    #[cfg(feature = "ceph")]
+    for (prefix, kind) in [("ceph::ext4::", FilesystemKind::Ext4), ("ceph::xfs::", FilesystemKind::Xfs)] {
+        plans.push(Plan {
+            prefix,
+            backend: Backend::Ceph(kind),
+            kills: KILLS_ON_CEPH.to_vec(),
+            from_base: &FROM_BASE[..1],
+            // What is cloned depends on its base.
+            base_kills: 0,
+        });
     }
     #[cfg(feature = "lvm")]
     plans.push(Plan {
@@ -105,19 +128,6 @@ fn plans() -> Vec<Plan> {
     plans
 }
 
-/// Whether a test may be left out because no file system of the kind can be made here.
-fn may_be_ignored(why: &str) -> bool {
-    #[cfg(feature = "lvm")]
-    if why == common::group::NO_DISK {
-        return std::env::var_os("REROOT_LAB").is_none();
-    }
-    #[cfg(feature = "zfs")]
-    if why == common::lab::NO_POOL {
-        return std::env::var_os("REROOT_LAB").is_none();
-    }
-    why.starts_with("not root") && !common::required()
-}
-
 fn main() {
     if let Some(status) = child::run_if_asked() {
         std::process::exit(status);
@@ -132,7 +142,7 @@ fn main() {
             let kills = table.kills();
             tables.lock().unwrap_or_else(PoisonError::into_inner).push(table);
             match result {
-                Err(why) if kills == 0 && may_be_ignored(&why) => Ok(Completion::ignored_with(why)),
+                Err(why) if kills == 0 && common::may_be_left_out(&why) => Ok(Completion::ignored_with(why)),
                 result => result.map(|()| Completion::Completed).map_err(Failed::from),
             }
         })

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use reroot::RebuildableVolume;
 use reroot::conformance::manifest::{DirectoryTimes, Manifest, ManifestOptions};
+use reroot::volume::{BasePool, Commit};
 
 use super::common::Folder;
 use super::common::loopfs::{Kind, LoopFs};
@@ -11,14 +13,29 @@ use super::common::pools::{Backend, left_of_bases};
 use super::stand::report;
 
 /// A pool with one volume, which is called `c1`, and a folder for images.
-pub(crate) trait Place {
+pub(crate) trait Place: Sync {
     fn folder(&self) -> &Path;
 
     /// As it is opened.
     fn volume(&self) -> PathBuf;
 
-    /// The live root, if there is one.
-    fn live(&self) -> Result<Option<Manifest>, String>;
+    /// Opens the volume.
+    fn open(&self, backend: Backend, commit: Commit) -> reroot::Result<Box<dyn RebuildableVolume>> {
+        backend.open(&self.volume(), commit)
+    }
+
+    /// Opens the bases of the pool, which lie beside what the volume is in.
+    fn bases(&self, backend: Backend) -> reroot::Result<Box<dyn BasePool>> {
+        backend.pool_of(&self.volume())
+    }
+
+    /// The live root of a volume, by the name that it is opened by, if there is one.
+    fn root_of(&self, volume: &Path) -> Result<Option<Manifest>, String>;
+
+    /// The live root of the volume, if there is one.
+    fn live(&self) -> Result<Option<Manifest>, String> {
+        self.root_of(&self.volume())
+    }
 
     /// What the pool holds, sorted; snapshots too, where they are in it.
     fn names(&self) -> Result<Vec<String>, String>;
@@ -37,6 +54,8 @@ pub(crate) trait Place {
 
 pub(crate) fn new(backend: Backend) -> Result<Box<dyn Place>, String> {
     Ok(match backend {
+        #[cfg(feature = "ceph")]
+        Backend::Ceph(_) => Box::new(super::images::Images::new()?),
         #[cfg(feature = "lvm")]
         Backend::Lvm => Box::new(super::volumes::Volumes::new()?),
         #[cfg(feature = "zfs")]
@@ -50,10 +69,11 @@ pub(crate) fn read(root: &Path) -> Result<Manifest, String> {
     ManifestOptions::new().with_directory_times(DirectoryTimes::IgnoredOfRoot).read(root).map_err(report)
 }
 
-/// A folder with the images, and with the pool, which is a folder too.
-struct Folders {
+/// A folder with the images, and the place of the pool, which is a folder too.
+pub(crate) struct Folders {
     // Dropped in this order: the folder before the file system it lies on.
     folder: Folder,
+    at: PathBuf,
     _memory: Option<LoopFs>,
 }
 
@@ -69,7 +89,17 @@ impl Folders {
         let place = memory.as_ref().map_or_else(|| "/dev/shm".into(), LoopFs::path);
         let folder = Folder::new(&place).or_else(|_| Folder::new(&std::env::temp_dir())).map_err(|error| error.to_string())?;
         fs::create_dir(folder.path().join("pool")).map_err(|error| error.to_string())?;
-        Ok(Folders { folder, _memory: memory })
+        Ok(Folders { at: folder.path().to_owned(), folder, _memory: memory })
+    }
+
+    /// In a file system that has the pool already; the images lie in a folder beside it.
+    #[allow(dead_code, reason = "not every program mounts one")]
+    pub(crate) fn on(at: PathBuf, folder: Folder) -> Self {
+        Folders { folder, at, _memory: None }
+    }
+
+    fn pool(&self) -> PathBuf {
+        self.at.join("pool")
     }
 }
 
@@ -79,16 +109,15 @@ impl Place for Folders {
     }
 
     fn volume(&self) -> PathBuf {
-        self.folder().join("pool/c1")
+        self.pool().join("c1")
     }
 
-    fn live(&self) -> Result<Option<Manifest>, String> {
-        let root = self.volume();
-        if root.exists() { read(&root).map(Some) } else { Ok(None) }
+    fn root_of(&self, volume: &Path) -> Result<Option<Manifest>, String> {
+        if volume.exists() { read(volume).map(Some) } else { Ok(None) }
     }
 
     fn names(&self) -> Result<Vec<String>, String> {
-        let mut names: Vec<_> = fs::read_dir(self.folder().join("pool"))
+        let mut names: Vec<_> = fs::read_dir(self.pool())
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .map_err(|error| error.to_string())?
             .into_iter()
@@ -103,6 +132,6 @@ impl Place for Folders {
     }
 
     fn left_of_bases(&self) -> Result<Vec<String>, String> {
-        left_of_bases(self.folder()).map_err(|error| error.to_string())
+        left_of_bases(&self.at).map_err(|error| error.to_string())
     }
 }

@@ -44,6 +44,18 @@ pub(crate) enum Found {
     NoRoot,
 }
 
+impl Found {
+    /// As the table of faults names it.
+    #[allow(dead_code, reason = "the crash tests have columns of their own")]
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Found::Old => "old",
+            Found::New => "new",
+            Found::NoRoot => "none",
+        }
+    }
+}
+
 /// Listens to nothing.
 pub(crate) struct Silent;
 
@@ -60,7 +72,11 @@ pub(crate) struct Stand {
 
 impl Stand {
     pub(crate) fn new(backend: Backend, entries: usize) -> Result<Self, String> {
-        let place = place::new(backend)?;
+        Self::on(backend, place::new(backend)?, entries)
+    }
+
+    /// One in this place.
+    pub(crate) fn on(backend: Backend, place: Box<dyn Place>, entries: usize) -> Result<Self, String> {
         let image = |which: Which| -> Result<_, String> {
             let tree = tree(which, entries);
             let path = place.folder().join(format!("{which:?}.tar"));
@@ -77,12 +93,11 @@ impl Stand {
     }
 
     pub(crate) fn volume(&self, job: Job) -> Result<Box<dyn RebuildableVolume>, String> {
-        self.backend.open(&self.volume_path(), job.commit()).map_err(report)
+        self.place.open(self.backend, job.commit()).map_err(report)
     }
 
-    /// The bases of the pool, which lie beside what the volume is in.
     pub(crate) fn pool_of_bases(&self) -> Result<Box<dyn BasePool>, String> {
-        self.backend.pool_of(&self.volume_path()).map_err(report)
+        self.place.bases(self.backend).map_err(report)
     }
 
     pub(crate) fn bases(&self) -> Result<Bases, String> {
@@ -91,6 +106,10 @@ impl Stand {
 
     pub(crate) fn image(&self, which: Which) -> &Path {
         &self.images[which as usize].0
+    }
+
+    pub(crate) fn manifest(&self, which: Which) -> &Manifest {
+        &self.images[which as usize].1
     }
 
     /// Rebuilds the volume, in this process, and demands that it worked.
@@ -130,7 +149,7 @@ impl Stand {
     pub(crate) fn live(&self) -> Result<Option<Which>, String> {
         let Some(live) = self.place.live()? else { return Ok(None) };
         for which in [Which::A, Which::B] {
-            if self.images[which as usize].1 == live {
+            if *self.manifest(which) == live {
                 return Ok(Some(which));
             }
         }

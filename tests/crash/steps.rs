@@ -57,7 +57,7 @@ fn calls_of(stand: &Stand, job: Job) -> Result<Vec<Call>, String> {
     Err("somebody holds the volume time and again".into())
 }
 
-/// Before and after each of these calls. On ZFS and LVM, where a kill costs a second or more, only after those that change something: whoever just
+/// Before and after each of these calls. On ZFS, LVM and Ceph, where a kill costs a second or more, only after those that change something: whoever just
 /// looks leaves the volume to a kill as it was before.
 pub(crate) fn points(backend: Backend, job: Job, calls: &[Call]) -> Vec<(Call, FaultPoint)> {
     // A clone may come so soon after the first look for holders that there is no second.
@@ -103,6 +103,8 @@ pub(crate) fn kill_recover_at_every_step(backend: Backend, table: &mut Table) ->
     ];
     let sealed = ("after seal", swap, FaultPoint::new(Primitive::Seal, 1, When::After));
     match backend {
+        #[cfg(feature = "ceph")]
+        Backend::Ceph(_) => situations.push(sealed),
         #[cfg(feature = "lvm")]
         Backend::Lvm => situations.push(sealed),
         #[cfg(feature = "zfs")]

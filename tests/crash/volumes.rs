@@ -22,15 +22,38 @@ impl Volumes {
         let folder = Folder::new(&std::env::temp_dir()).map_err(|error| error.to_string())?;
         Ok(Volumes { folder, _turn: whole_group() })
     }
+}
 
-    fn name() -> String {
-        format!("{GROUP}/c1")
-    }
+/// The names of all that is in a group.
+fn list(group: &str) -> Result<Vec<String>, String> {
+    let volumes = group::volumes(group)?;
+    Ok(volumes.iter().filter_map(|volume| volume.split('/').next_back()).map(str::to_owned).collect())
+}
 
-    fn list() -> Result<Vec<String>, String> {
-        let volumes = group::volumes(GROUP)?;
-        Ok(volumes.iter().filter_map(|volume| volume.split('/').next_back()).map(str::to_owned).collect())
-    }
+/// The root of a volume, `GROUP/NAME`, if there is one.
+pub(crate) fn root_of(volume: &Path, folder: &Path) -> Result<Option<Manifest>, String> {
+    Visited::new(&volume.to_string_lossy(), folder)?.map(|visited| read(visited.path())).transpose()
+}
+
+/// The volume and its snapshots; and what is neither a volume nor anything else that has a right to be there.
+pub(crate) fn names(group: &str) -> Result<Vec<String>, String> {
+    let snapshot = format!("c1-{SNAPSHOT}");
+    let spell = |name: &String| if *name == snapshot { format!("c1@{SNAPSHOT}") } else { name.clone() };
+    let mut names: Vec<_> = list(group)?.iter().filter(|name| name.starts_with("c1")).map(spell).collect();
+    names.extend(group::stray_devices(group, &group::volumes(group)?));
+    names.sort();
+    Ok(names)
+}
+
+pub(crate) fn snapshot(group: &str) -> Result<(), String> {
+    let options = "--yes --snapshot --permission r --setactivationskip y";
+    group::lvm(&format!("lvcreate {options} --name c1-{SNAPSHOT} {group}/c1")).map(drop)
+}
+
+pub(crate) fn left_of_bases(group: &str) -> Result<Vec<String>, String> {
+    let mut list = list(group)?;
+    list.retain(|name| is_left_in_group(name, &BTreeSet::from(["c1".into()])));
+    Ok(list)
 }
 
 impl Place for Volumes {
@@ -39,28 +62,19 @@ impl Place for Volumes {
     }
 
     fn volume(&self) -> PathBuf {
-        Self::name().into()
+        format!("{GROUP}/c1").into()
     }
 
-    fn live(&self) -> Result<Option<Manifest>, String> {
-        Visited::new(&Self::name(), self.folder())?.map(|visited| read(visited.path())).transpose()
+    fn root_of(&self, volume: &Path) -> Result<Option<Manifest>, String> {
+        root_of(volume, self.folder())
     }
 
     fn names(&self) -> Result<Vec<String>, String> {
-        let volumes = Self::list()?;
-        let snapshot = format!("c1-{SNAPSHOT}");
-        let spell = |name: &String| if *name == snapshot { format!("c1@{SNAPSHOT}") } else { name.clone() };
-        let mut names: Vec<_> = volumes.iter().filter(|name| name.starts_with("c1")).map(spell).collect();
-        // What is neither a volume nor anything else that has a right to be there is seen too.
-        let all: Vec<_> = group::volumes(GROUP)?;
-        names.extend(group::stray_devices(GROUP, &all));
-        names.sort();
-        Ok(names)
+        names(GROUP)
     }
 
     fn snapshot(&self) -> Result<(), String> {
-        let options = "--yes --snapshot --permission r --setactivationskip y";
-        group::lvm(&format!("lvcreate {options} --name c1-{SNAPSHOT} {}", Self::name())).map(drop)
+        snapshot(GROUP)
     }
 
     fn snapshots_outlive(&self) -> bool {
@@ -68,9 +82,7 @@ impl Place for Volumes {
     }
 
     fn left_of_bases(&self) -> Result<Vec<String>, String> {
-        let mut list = Self::list()?;
-        list.retain(|name| is_left_in_group(name, &BTreeSet::from(["c1".into()])));
-        Ok(list)
+        left_of_bases(GROUP)
     }
 }
 

@@ -1,6 +1,5 @@
 //! Thin pools that fill: an error within seconds, which says which space it was, and an old root that is none the wiser.
 
-use super::snapshots::Meddling;
 use super::*;
 use reroot::Space;
 use std::time::Instant;

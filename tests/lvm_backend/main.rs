@@ -10,6 +10,12 @@ mod lab;
 mod shell;
 #[path = "../common/small.rs"]
 mod small;
+#[path = "../common/streams.rs"]
+mod streams;
+#[path = "../common/visit.rs"]
+mod visit;
+#[path = "../common/udev.rs"]
+mod without;
 
 mod bases;
 mod busy;
@@ -22,8 +28,7 @@ mod thick;
 mod udev;
 
 use std::fs;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -34,6 +39,7 @@ use reroot::filesystem::{FilesystemKind, Recipe};
 use reroot::lvm::LvmVolume;
 use reroot::{ByteSize, ErrorKind, Image, Outcome, Rebuild, Report};
 use small::{image, new, old, refused, soon};
+use streams::{Meddling, broken, large, many, pattern, seekable};
 
 /// Of the volumes of most tests.
 const SIZE: ByteSize = ByteSize::mib(64);
@@ -186,84 +192,6 @@ impl Pool {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(&ours), "mounted is {mounts}");
     }
-}
-
-/// One that breaks off.
-fn broken() -> Image {
-    let mut tar = new().to_tar().unwrap();
-    tar.truncate(700);
-    Image::from_reader(std::io::Cursor::new(tar), "broken")
-}
-
-/// What the file `large` of an image holds, over and over.
-fn pattern() -> Vec<u8> {
-    (0..1u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
-}
-
-/// An image with one file of so many MiB, which comes as it is read: nobody has memory for it.
-struct Large {
-    head: std::io::Cursor<Vec<u8>>,
-    pattern: Vec<u8>,
-    at: u64,
-    size: u64,
-}
-
-fn large(mib: u64) -> Large {
-    let mut header = tar::Header::new_ustar();
-    header.set_path("large").unwrap();
-    header.set_size(mib << 20);
-    header.set_mode(0o644);
-    header.set_cksum();
-    Large { head: std::io::Cursor::new(header.as_bytes().to_vec()), pattern: pattern(), at: 0, size: mib << 20 }
-}
-
-impl Large {
-    /// As a stream, which does not say how much is to come.
-    fn stream(self) -> Image {
-        Image::from_reader(self, "test")
-    }
-
-    /// As a file, of which that is known.
-    fn file(mut self, folder: &Path) -> Image {
-        let path = folder.join("large.tar");
-        std::io::copy(&mut self, &mut fs::File::create(&path).unwrap()).unwrap();
-        Image::open(path).unwrap()
-    }
-}
-
-impl Read for Large {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let begun = self.head.read(buffer)?;
-        if begun > 0 || buffer.is_empty() {
-            return Ok(begun);
-        }
-        let place = (self.at % self.pattern.len() as u64) as usize;
-        let left = (self.size + 1024).saturating_sub(self.at);
-        let length = (self.pattern.len() - place).min(buffer.len()).min(left as usize);
-        buffer[..length].copy_from_slice(&self.pattern[place..place + length]);
-        // Then the end of an archive.
-        let end = (self.size.saturating_sub(self.at) as usize).min(length);
-        buffer[end..length].fill(0);
-        self.at += length as u64;
-        Ok(length)
-    }
-}
-
-/// A tree with so many files, all empty.
-fn many(files: usize) -> Tree {
-    let mut tree = Tree::new();
-    for number in 0..files {
-        tree.file(format!("{:02}/{number}", number / 500), "");
-    }
-    tree.file("many", "");
-    tree
-}
-
-/// As a file, which can be counted before.
-fn seekable(folder: &Path, tree: &Tree) -> Image {
-    let path: PathBuf = folder.join("image.tar");
-    fs::write(&path, tree.to_tar().unwrap()).unwrap();
-    Image::open(path).unwrap()
 }
 
 fn rebuild(volume: &mut LvmVolume, tree: &Tree) -> reroot::Result<Report> {

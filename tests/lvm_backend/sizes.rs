@@ -2,6 +2,7 @@
 
 use super::*;
 use reroot::{RebuildableVolume, Space};
+use std::io::Read;
 
 impl Pool {
     pub(super) fn lv_size(&self) -> ByteSize {

@@ -157,36 +157,3 @@ fn names_of_lxd_and_incus() {
     }
     pool.expect_only(&["containers_app", "containers_my--app"]);
 }
-
-/// An image that does something while it is read, once.
-pub(super) struct Meddling<R, F> {
-    tar: R,
-    meddle: Option<F>,
-    read: u64,
-    at: u64,
-}
-
-impl<R, F: FnOnce()> Meddling<R, F> {
-    pub(super) fn new(tar: R, meddle: F) -> Self {
-        Meddling { tar, meddle: Some(meddle), read: 0, at: 1 }
-    }
-
-    /// Not before so many bytes were read.
-    pub(super) fn after(self, at: u64) -> Self {
-        Meddling { at, ..self }
-    }
-}
-
-impl<R: std::io::Read, F: FnOnce()> std::io::Read for Meddling<R, F> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        if self.read >= self.at
-            && let Some(meddle) = self.meddle.take()
-        {
-            meddle();
-        }
-        let few = buffer.len().min(if self.read == 0 { 512 } else { 64 << 10 });
-        let length = self.tar.read(&mut buffer[..few])?;
-        self.read += length as u64;
-        Ok(length)
-    }
-}

@@ -108,7 +108,7 @@ fn nobodys_old_data_shows_through() {
     while file.write_all(&chunk).is_ok() {}
     drop(file.sync_all());
     drop(file);
-    lvm(&format!("lvremove --yes {ballast}")).unwrap();
+    group::remove(&[ballast]).unwrap();
     for strategy in [Strategy::Swap, Strategy::InPlace] {
         // Also where it is grown.
         for size in [SIZE, ByteSize::mib(96)] {
@@ -118,7 +118,7 @@ fn nobodys_old_data_shows_through() {
             assert_eq!(pages_with_secrets(&group), 0, "{strategy:?}");
             group.expect("new", &["c1"]);
         }
-        lvm(&format!("lvremove --yes {}", group.name("c1"))).unwrap();
+        group::remove(&[group.name("c1")]).unwrap();
     }
 }
 
@@ -155,6 +155,18 @@ fn their_snapshots_go_with_them() {
 }
 
 #[test]
+fn layers_that_are_left_go_too() {
+    let group = need!(Group::with_old());
+    // As if udev had activated a root with a snapshot while that was removed.
+    let device = group::device_name(&group.name("c1.reroot-retired"));
+    for layer in ["-cow", "-real"] {
+        run(Command::new("dmsetup").args(["create", &format!("{device}{layer}"), "--table", "0 8 error"])).unwrap();
+    }
+    rebuild(&mut group.volume(), &new()).unwrap();
+    group.expect("new", &["c1"]);
+}
+
+#[test]
 fn stripes_are_kept() {
     let group = need!(Group::new());
     // A second disk.
@@ -169,7 +181,7 @@ fn stripes_are_kept() {
     let before = group.get("lv_size,segtype,stripes,stripe_size", "c1");
     let result = rebuild(&mut group.volume(), &new()).map_err(|error| error.report().to_string());
     let after = group.get("lv_size,segtype,stripes,stripe_size", "c1");
-    lvm(&format!("lvremove --yes {}", group.name("c1"))).unwrap();
+    group::remove(&[group.name("c1")]).unwrap();
     lvm(&format!("vgreduce --yes {THICK} {device}")).unwrap();
     lvm(&format!("pvremove --yes {device}")).unwrap();
     run(Command::new("losetup").args(["--detach", &device])).unwrap();

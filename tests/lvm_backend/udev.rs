@@ -1,30 +1,7 @@
 //! Without udev, or with one that is late: the nodes are found all the same, or an error says what is waited for.
 
 use super::*;
-
-/// Stops udev until it is dropped. There is one for all: no other test runs meanwhile where there are several threads.
-struct Stopped;
-
-impl Stopped {
-    fn new() -> Stopped {
-        run(Command::new("udevadm").args(["control", "--exit"])).unwrap();
-        for _ in 0..100 {
-            if !Path::new("/run/udev/control").exists() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Stopped
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        run(Command::new("/usr/lib/systemd/systemd-udevd").arg("--daemon")).unwrap();
-        run(Command::new("udevadm").args(["trigger", "--subsystem-match=block", "--action=add"])).unwrap();
-        run(Command::new("udevadm").args(["settle", "--timeout=60"])).unwrap();
-    }
-}
+use crate::without::Stopped;
 
 #[test]
 fn nothing_waits_for_an_udev_that_does_not_run() {

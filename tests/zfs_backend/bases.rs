@@ -11,7 +11,7 @@ impl Pool {
         Bases::new(ZfsBases::open(&self.parent.0).unwrap())
     }
 
-    fn base(&self, tree: &Tree) -> Base {
+    pub(crate) fn base(&self, tree: &Tree) -> Base {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("image.tar");
         fs::write(&path, tree.to_tar().unwrap()).unwrap();
@@ -127,4 +127,15 @@ fn a_stranger_where_the_bases_go_survives() {
     let error = ZfsBases::open(&pool.parent.0).unwrap().names().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{}", error.report());
     assert!(refused(ZfsBases::open(&pool.name("no-such")), ErrorKind::NotFound).contains("zfs create"));
+}
+
+#[test]
+fn what_a_loss_of_power_left_where_the_bases_go_is_made_anew() {
+    let pool = need!(Pool::with_old());
+    pool.zfs(&["create"], "reroot-bases");
+    assert!(ZfsBases::open(&pool.parent.0).unwrap().names().unwrap().is_empty());
+    let base = pool.base(&new());
+    assert_eq!(pool.get("canmount", "reroot-bases"), "off");
+    Rebuild::from_base(&base).run(&mut pool.volume()).unwrap();
+    assert!(pool.visit("c1", |root| root.join("new").exists()));
 }

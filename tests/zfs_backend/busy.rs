@@ -12,11 +12,11 @@ fn busy(pool: &Pool) -> String {
 #[test]
 fn mounts_are_named() {
     let pool = need!(Pool::with_old());
-    let mounted = Mounted::new(&pool.name("c1")).unwrap();
+    let mounted = show(&pool.name("c1"));
     let said = busy(&pool);
-    assert!(said.contains(&format!("mount {}", mounted.0.display())), "{said}");
+    assert!(said.contains(&format!("mount {}", mounted.path().display())), "{said}");
     let mut shell = Shell::new(&["env"]);
-    shell.run(&format!("cd {}", mounted.0.display()));
+    shell.run(&format!("cd {}", mounted.path().display()));
     let said = busy(&pool);
     assert!(said.contains(&format!("process {} (sh): working directory", shell.0.id())), "{said}");
     drop((shell, mounted));
@@ -45,10 +45,10 @@ fn a_file_that_is_open_on_what_was_unmounted_is_named() {
     let pool = need!(Pool::with_old());
     let mut shell = Shell::new(&["env"]);
     {
-        let mounted = Mounted::new(&pool.name("c1")).unwrap();
-        shell.run(&format!("exec 9< {}/old", mounted.0.display()));
-        run(Command::new("umount").arg("--lazy").arg(&mounted.0)).unwrap();
-        fs::remove_dir(&mounted.0).unwrap();
+        let mounted = show(&pool.name("c1"));
+        shell.run(&format!("exec 9< {}/old", mounted.path().display()));
+        run(Command::new("umount").arg("--lazy").arg(mounted.path())).unwrap();
+        fs::remove_dir(mounted.path()).unwrap();
         std::mem::forget(mounted);
     }
     let said = busy(&pool);

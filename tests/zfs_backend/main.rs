@@ -8,6 +8,10 @@ mod lab;
 mod shell;
 #[path = "../common/small.rs"]
 mod small;
+#[path = "../common/streams.rs"]
+mod streams;
+#[path = "../common/visit.rs"]
+mod visit;
 
 mod bases;
 mod busy;
@@ -18,15 +22,18 @@ mod within;
 
 use std::fs;
 use std::io::Cursor;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use lab::{Dataset, need, run, zfs};
+use nix::mount::{MsFlags, mount};
 use reroot::conformance::Tree;
 use reroot::zfs::ZfsVolume;
 use reroot::{ErrorKind, Image, Outcome, Rebuild, Report};
 use small::{image, new, old, refused, soon};
+use streams::broken;
+use visit::Mounted;
 
 /// A dataset with volumes in it.
 struct Pool {
@@ -88,8 +95,7 @@ impl Pool {
 
     /// Shows a dataset, or a snapshot, mounted for as long as it takes.
     fn visit<T>(&self, rest: &str, look: impl FnOnce(&Path) -> T) -> T {
-        let mounted = Mounted::new(&self.name(rest)).unwrap();
-        look(&mounted.0)
+        look(show(&self.name(rest)).path())
     }
 
     /// Demands that the live root holds this file and nothing else of the volume is there but these.
@@ -99,29 +105,10 @@ impl Pool {
     }
 }
 
-/// A dataset that is mounted as a manager mounts it.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn new(dataset: &str) -> Result<Mounted, String> {
-        let folder = tempfile::tempdir().unwrap().keep();
-        run(Command::new("mount").args(["-t", "zfs", dataset]).arg(&folder))?;
-        Ok(Mounted(folder))
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        run(Command::new("umount").arg(&self.0)).unwrap();
-        fs::remove_dir(&self.0).unwrap();
-    }
-}
-
-/// One that breaks off.
-fn broken() -> Image {
-    let mut tar = new().to_tar().unwrap();
-    tar.truncate(700);
-    Image::from_reader(Cursor::new(tar), "broken")
+/// Mounts a dataset as a manager does.
+fn show(dataset: &str) -> Mounted {
+    let place = std::env::temp_dir();
+    Mounted::new(&place, |at| mount(Some(dataset), at, Some("zfs"), MsFlags::empty(), None::<&Path>)).unwrap()
 }
 
 fn rebuild(volume: &mut ZfsVolume, tree: &Tree) -> reroot::Result<Report> {

@@ -124,7 +124,8 @@ impl DirFactory {
 
     fn prepared(&self) -> &Result<Prepared, String> {
         self.prepared.get_or_init(|| {
-            let roomy = if self.backend == Backend::Dir { SIZE } else { ROOMY_SIZE };
+            // btrfs has no space left where all cases write to a small one at once, whatever the backend.
+            let roomy = if self.kind == Some(Kind::Btrfs) { ROOMY_SIZE } else { SIZE };
             let make = |size| -> Result<_, String> {
                 let made = self.kind.map(|kind| LoopFs::new(kind, size)).transpose()?;
                 made.as_ref().map_or(Ok(()), |made| self.backend.set_up(&made.path()))?;
@@ -154,7 +155,7 @@ impl Place for DirFactory {
 
 impl Factory for DirFactory {
     fn scheme(&self) -> &str {
-        self.backend.scheme()
+        self.backend.name()
     }
 
     fn pool(&self) -> Result<Box<dyn Pool>> {

@@ -17,7 +17,8 @@ use reroot::{ByteSize, RebuildableVolume, Result};
 
 use super::super::Folder;
 use super::super::group::{self, GROUP, POOL, THICK, Visited};
-use super::{Backend, Place, Sitter, Turn, failed, unsupported};
+use super::devices::{self, SITTING, slot_name, taken};
+use super::{Place, Sitter, Turn, failed, unsupported};
 
 /// The thin pool whose space is limited.
 const CONFINED: &str = "confined";
@@ -25,12 +26,6 @@ const CONFINED: &str = "confined";
 const SIZE: ByteSize = ByteSize::mib(256);
 /// What takes its space away.
 const BALLAST: &str = "ballast";
-
-/// What the sitter is told. It mounts where nobody else sees it.
-const ORDERS: &str = "\
-    sit) IFS= read -r device; IFS= read -r at; mount \"$device\" \"$at\" && cd \"$at\" ;; \
-    rise) at=$PWD; cd / && umount \"$at\" ;; \
-    lvm) IFS= read -r words; lvm $words 2>&1 ;;";
 
 /// What volumes are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,28 +38,14 @@ impl Layout {
     /// The backend of the crash tests has one.
     pub(crate) const USUAL: Layout = Layout::Thin(FilesystemKind::Ext4);
 
-    fn kind(self) -> FilesystemKind {
+    pub(crate) fn kind(self) -> FilesystemKind {
         match self {
             Layout::Thin(kind) | Layout::Thick(kind) => kind,
         }
     }
 
-    /// Of a new volume: little more than its file system takes.
     pub(crate) fn size(self) -> ByteSize {
-        match self.kind() {
-            FilesystemKind::Xfs => ByteSize::mib(300),
-            FilesystemKind::Btrfs => ByteSize::mib(128),
-            _ => ByteSize::mib(64),
-        }
-    }
-
-    /// What an empty file system takes of its pool; that of XFS fills its log with zeros.
-    fn taken(self) -> ByteSize {
-        match self.kind() {
-            FilesystemKind::Xfs => ByteSize::mib(66),
-            FilesystemKind::Btrfs => ByteSize::mib(12),
-            _ => ByteSize::mib(6),
-        }
+        devices::size(self.kind())
     }
 
     pub(crate) fn group(self) -> &'static str {
@@ -119,8 +100,9 @@ impl LvmFactory {
                 let options = format!("--type thin-pool --size {size}b --poolmetadatasize 4M --zero y --name {CONFINED} {GROUP}");
                 group::lvm(&format!("lvcreate --yes {options}"))?;
             }
+            let orders = format!("{SITTING} lvm) IFS= read -r words; lvm $words 2>&1 ;;");
             Ok(Prepared {
-                sitter: Arc::new(Mutex::new(Sitter::start(Command::new("unshare").args(["--mount", "sh"]), ORDERS)?)),
+                sitter: Arc::new(Mutex::new(Sitter::start(Command::new("unshare").args(["--mount", "sh"]), &orders)?)),
                 folder: Folder::new(&std::env::temp_dir()).map_err(|error| error.to_string())?,
             })
         })
@@ -152,7 +134,7 @@ impl Place for LvmFactory {
 
 impl Factory for LvmFactory {
     fn scheme(&self) -> &str {
-        Backend::Lvm.scheme()
+        "lvm"
     }
 
     fn pool(&self) -> Result<Box<dyn Pool>> {
@@ -215,15 +197,6 @@ impl LvmPool {
     }
 }
 
-fn slot_name(volume: &str, slot: Slot) -> String {
-    let suffix = match slot {
-        Slot::Live => "",
-        Slot::Staged => ".reroot-staged",
-        Slot::Retired => ".reroot-retired",
-    };
-    format!("{volume}{suffix}")
-}
-
 impl Pool for LvmPool {
     fn volume(&self, name: &str) -> Result<Box<dyn RebuildableVolume>> {
         let volume = self.layout.open(name, self.pool)?;
@@ -270,7 +243,7 @@ impl Pool for LvmPool {
         let options = fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_SYNC).open(device);
         let mut file = options.map_err(failed)?;
         // A root that is begun takes space before the first byte of an image.
-        let kept = free.saturating_add(self.layout.taken()).bytes();
+        let kept = free.saturating_add(taken(self.layout.kind())).bytes();
         let (data, _) = group::left(&self.full(CONFINED)).map_err(unsupported)?;
         let mut rest = data.bytes().saturating_sub(kept);
         while rest > 0 {

@@ -1,5 +1,9 @@
 //! Pools for the conformance suite and the crash tests, a file for each kind of place; and the backends under test.
 
+#[cfg(feature = "ceph")]
+mod ceph;
+#[cfg(any(feature = "ceph", feature = "lvm"))]
+mod devices;
 mod folders;
 #[cfg(feature = "lvm")]
 mod lvm;
@@ -19,11 +23,16 @@ use super::group::POOL;
 use reroot::btrfs::{BtrfsBases, BtrfsVolume};
 use reroot::conformance::Factory;
 use reroot::dir::{DirBases, DirVolume};
+#[cfg(feature = "ceph")]
+use reroot::filesystem::FilesystemKind;
 use reroot::volume::{BasePool, Commit};
 #[cfg(feature = "zfs")]
 use reroot::zfs::{ZfsBases, ZfsVolume};
 use reroot::{Error, ErrorKind, RebuildableVolume, Result};
 
+#[cfg(feature = "ceph")]
+#[allow(unused_imports, reason = "each program uses a part of it")]
+pub(crate) use self::ceph::{CephFactory, is_left as is_left_among_images, open_image, open_image_bases};
 #[allow(unused_imports, reason = "each program uses a part of it")]
 pub(crate) use self::folders::{DirFactory, left_of_bases};
 #[cfg(feature = "lvm")]
@@ -31,7 +40,7 @@ pub(crate) use self::folders::{DirFactory, left_of_bases};
 pub(crate) use self::lvm::{Layout, LvmFactory, is_left as is_left_in_group, whole_group};
 #[cfg(feature = "zfs")]
 #[allow(unused_imports, reason = "each program uses a part of it")]
-pub(crate) use self::zfs::{Visited, ZfsFactory, is_left};
+pub(crate) use self::zfs::{ZfsFactory, is_left, visit as visit_dataset};
 
 /// A factory that can say beforehand whether it will have pools.
 pub(crate) trait Place: Factory {
@@ -50,6 +59,9 @@ pub(crate) enum Backend {
     Dir,
     #[cfg(feature = "btrfs")]
     Btrfs(Quotas),
+    /// Of images with this filesystem.
+    #[cfg(feature = "ceph")]
+    Ceph(FilesystemKind),
     #[cfg(feature = "lvm")]
     Lvm,
     #[cfg(feature = "zfs")]
@@ -66,11 +78,15 @@ pub(crate) enum Quotas {
 }
 
 impl Backend {
-    pub(crate) fn scheme(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Backend::Dir => "dir",
             #[cfg(feature = "btrfs")]
             Backend::Btrfs(_) => "btrfs",
+            #[cfg(feature = "ceph")]
+            Backend::Ceph(FilesystemKind::Xfs) => "ceph-xfs",
+            #[cfg(feature = "ceph")]
+            Backend::Ceph(_) => "ceph",
             #[cfg(feature = "lvm")]
             Backend::Lvm => "lvm",
             #[cfg(feature = "zfs")]
@@ -78,12 +94,16 @@ impl Backend {
         }
     }
 
-    /// The backend of volumes that are spelled so.
-    pub(crate) fn from_scheme(scheme: &str) -> Option<Self> {
-        match scheme {
+    /// The backend that is called so.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        match name {
             "dir" => Some(Backend::Dir),
             #[cfg(feature = "btrfs")]
             "btrfs" => Some(Backend::Btrfs(Quotas::Off)),
+            #[cfg(feature = "ceph")]
+            "ceph-xfs" => Some(Backend::Ceph(FilesystemKind::Xfs)),
+            #[cfg(feature = "ceph")]
+            "ceph" => Some(Backend::Ceph(FilesystemKind::Ext4)),
             #[cfg(feature = "lvm")]
             "lvm" => Some(Backend::Lvm),
             #[cfg(feature = "zfs")]
@@ -98,8 +118,10 @@ impl Backend {
             Backend::Dir => Box::new(DirVolume::open(path)?.with_commit(commit)),
             #[cfg(feature = "btrfs")]
             Backend::Btrfs(_) => Box::new(BtrfsVolume::open(path)?.with_commit(commit)),
+            #[cfg(feature = "ceph")]
+            Backend::Ceph(kind) => Box::new(open_image(kind, &path.to_string_lossy())?),
             #[cfg(feature = "lvm")]
-            Backend::Lvm => Box::new(Layout::USUAL.open(&last_part(path), POOL)?),
+            Backend::Lvm => Box::new(Layout::USUAL.open(&within_group(path), POOL)?),
             #[cfg(feature = "zfs")]
             Backend::Zfs => Box::new(ZfsVolume::open(&path.to_string_lossy())?),
         })
@@ -111,8 +133,10 @@ impl Backend {
             Backend::Dir => Box::new(DirBases::open(pool)?),
             #[cfg(feature = "btrfs")]
             Backend::Btrfs(_) => Box::new(BtrfsBases::open(pool)?),
+            #[cfg(feature = "ceph")]
+            Backend::Ceph(kind) => Box::new(open_image_bases(kind, &pool.to_string_lossy())?),
             #[cfg(feature = "lvm")]
-            Backend::Lvm => Box::new(Layout::USUAL.bases(&last_part(pool))?),
+            Backend::Lvm => Box::new(Layout::USUAL.bases(&within_group(pool))?),
             #[cfg(feature = "zfs")]
             Backend::Zfs => Box::new(ZfsBases::open(&pool.to_string_lossy())?),
         })
@@ -121,6 +145,8 @@ impl Backend {
     /// Whether a kill on it costs a second or more, for the commands that run before and after.
     pub(crate) fn is_slow(self) -> bool {
         match self {
+            #[cfg(feature = "ceph")]
+            Backend::Ceph(_) => true,
             #[cfg(feature = "lvm")]
             Backend::Lvm => true,
             #[cfg(feature = "zfs")]
@@ -129,8 +155,12 @@ impl Backend {
         }
     }
 
-    /// The bases of the pool in which this volume lies, two folders up; on LVM, of the lab's thin pool.
+    /// The bases of the pool in which this volume lies, two folders up; on Ceph, of its namespace, and on LVM, of the lab's thin pool.
     pub(crate) fn pool_of(self, volume: &Path) -> Result<Box<dyn BasePool>> {
+        #[cfg(feature = "ceph")]
+        if let Backend::Ceph(_) = self {
+            return self.bases(volume.parent().unwrap_or(volume));
+        }
         #[cfg(feature = "lvm")]
         if self == Backend::Lvm {
             return self.bases(&volume.with_file_name(POOL));
@@ -139,10 +169,11 @@ impl Backend {
     }
 }
 
-/// The name of a logical volume without that of its group.
+/// The name of a logical volume without that of its group, as it is written.
 #[cfg(feature = "lvm")]
-fn last_part(path: &Path) -> std::borrow::Cow<'_, str> {
-    path.file_name().unwrap_or_default().to_string_lossy()
+fn within_group(path: &Path) -> String {
+    let name = path.to_string_lossy();
+    name.split_once('/').map_or("", |(_, name)| name).to_owned()
 }
 
 fn failed(what: &str, error: io::Error) -> Error {

@@ -7,11 +7,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::sleep;
-use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sys::statvfs::statvfs;
 use reroot::conformance::{Factory, Held, Pool};
 use reroot::volume::{BasePool, Commit, Slot};
@@ -19,6 +16,7 @@ use reroot::{BaseName, ByteSize, RebuildableVolume, Result};
 
 use super::super::Folder;
 use super::super::lab::{self, Dataset};
+use super::super::visit::Mounted;
 use super::{Backend, Place, Seated, Sitter, Turn, failed, unsupported};
 
 /// Of the confined pool, of which ZFS keeps the half for itself.
@@ -100,7 +98,7 @@ impl Place for ZfsFactory {
 
 impl Factory for ZfsFactory {
     fn scheme(&self) -> &str {
-        Backend::Zfs.scheme()
+        "zfs"
     }
 
     fn pool(&self) -> Result<Box<dyn Pool>> {
@@ -182,7 +180,7 @@ impl Pool for ZfsPool {
     }
 
     fn visit(&self, name: &str, slot: Slot, look: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
-        let visited = Visited::new(&self.volume_name(name, slot), self.folder.path());
+        let visited = visit(&self.volume_name(name, slot), self.folder.path());
         look(visited.map_err(|error| failed("cannot mount the root", error))?.path())
     }
 
@@ -205,7 +203,7 @@ impl Pool for ZfsPool {
         }
         let name = format!("{}/ballast", self.dataset);
         self.order(&["create", &name])?;
-        let visited = Visited::new(&name, self.folder.path()).map_err(|error| failed("cannot mount the ballast", error))?;
+        let visited = visit(&name, self.folder.path()).map_err(|error| failed("cannot mount the ballast", error))?;
         let failed = |error| failed("cannot make the ballast", error);
         let mut file = fs::File::create(visited.path().join("ballast")).map_err(failed)?;
         let step = 1 << 20;
@@ -261,39 +259,15 @@ impl Drop for ZfsPool {
     }
 }
 
-/// A dataset that is mounted for as long as someone looks at it.
-#[derive(Debug)]
-pub(crate) struct Visited(tempfile::TempDir);
-
-impl Visited {
-    pub(crate) fn new(dataset: &str, folder: &Path) -> std::io::Result<Self> {
-        let visited = Visited(tempfile::Builder::new().prefix("visited-").tempdir_in(folder)?);
-        mount(Some(dataset), visited.path(), Some("zfs"), MsFlags::empty(), None::<&Path>)?;
-        Ok(visited)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Visited {
-    fn drop(&mut self) {
-        // A new process holds what the case has just read, until it has begun its program.
-        for _ in 0..100 {
-            match umount2(self.path(), MntFlags::empty()) {
-                Err(Errno::EBUSY) => sleep(Duration::from_millis(10)),
-                _ => return,
-            }
-        }
-        eprintln!("cannot unmount {}", self.path().display());
-    }
+/// Mounts a dataset for as long as someone looks at it.
+pub(crate) fn visit(dataset: &str, folder: &Path) -> std::io::Result<Mounted> {
+    Mounted::new(folder, |at| mount(Some(dataset), at, Some("zfs"), MsFlags::empty(), None::<&Path>))
 }
 
 /// A dataset that takes space away.
 #[derive(Debug)]
 struct Ballast {
-    visited: Option<Visited>,
+    visited: Option<Mounted>,
     name: String,
     pool: String,
     sitter: Arc<Mutex<Sitter>>,

@@ -1,0 +1,31 @@
+//! A machine without udev, for as long as a test takes.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use super::lab::run;
+
+/// Stops udev until it is dropped. There is one for all: no other test runs meanwhile where there are several threads.
+pub(crate) struct Stopped;
+
+impl Stopped {
+    pub(crate) fn new() -> Stopped {
+        run(Command::new("udevadm").args(["control", "--exit"])).unwrap();
+        for _ in 0..100 {
+            if !Path::new("/run/udev/control").exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Stopped
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        run(Command::new("/usr/lib/systemd/systemd-udevd").arg("--daemon")).unwrap();
+        run(Command::new("udevadm").args(["trigger", "--subsystem-match=block", "--action=add"])).unwrap();
+        run(Command::new("udevadm").args(["settle", "--timeout=60"])).unwrap();
+    }
+}
