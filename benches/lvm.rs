@@ -4,26 +4,26 @@
 
 #![allow(missing_docs)]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+mod common;
+
+use std::path::Path;
+use std::time::Duration;
 
 use nix::mount::MsFlags;
 use reroot::base::BaseOptions;
 use reroot::filesystem::{FilesystemKind, Recipe};
 use reroot::lvm::{LvmBases, LvmVolume};
-use reroot::volume::UsageDetail;
-use reroot::{Bases, ByteSize, Image, Rebuild, RebuildableVolume, Report};
+use reroot::{Bases, ByteSize, Image, Rebuild};
+
+use common::{TURNS, compare, parts, run, show_phases, timed};
 
 const GROUP: &str = "reroot-bench";
 const SIZE: ByteSize = ByteSize::gib(2);
-const TURNS: usize = 15;
 
 fn main() {
     let disk = std::env::var("REROOT_TEST_GROUP_DISK");
     let disk = disk.expect("REROOT_TEST_GROUP_DISK names a disk for the group; benches/run --lvm sets it");
-    let image = std::env::var_os("REROOT_ROOTFS").map(|dir| PathBuf::from(dir).join("rootfs.tar"));
-    let image = image.expect("REROOT_ROOTFS names a folder that tests/rootfs made; benches/run --lvm sets it");
+    let image = common::image();
     run(&format!("vgcreate --yes {GROUP} {disk}"));
     run(&format!("lvcreate --yes --type thin-pool --size 3G --poolmetadatasize 32M --name pool {GROUP}"));
     for kind in [FilesystemKind::Ext4, FilesystemKind::Xfs, FilesystemKind::Btrfs] {
@@ -47,14 +47,11 @@ fn clones(kind: FilesystemKind, image: &Path) {
     let place = tempfile::tempdir().unwrap();
     let (mut reroot, mut incus) = (Vec::new(), Vec::new());
     for turn in 0..=TURNS {
-        let begun = Instant::now();
-        let report = Rebuild::from_base(&base).run(&mut volume).unwrap();
-        let took = begun.elapsed();
+        let mut report = None;
+        let took = timed(|| report = Some(Rebuild::from_base(&base).run(&mut volume).unwrap()));
+        let report = report.unwrap();
         assert!(report.warnings.is_empty(), "{report}");
-
-        let begun = Instant::now();
-        rebuild_as_incus(&theirs, &origin, kind, place.path());
-        let took_theirs = begun.elapsed();
+        let took_theirs = timed(|| rebuild_as_incus(&theirs, &origin, kind, place.path()));
         if turn > 0 {
             reroot.push(took);
             incus.push(took_theirs);
@@ -63,11 +60,7 @@ fn clones(kind: FilesystemKind, image: &Path) {
             show_phases(&report);
         }
     }
-    let (ours_ms, theirs_ms) = (median(reroot), median(incus));
-    println!(
-        "{kind}: a rebuild from a base: {ours_ms:.0} ms, with the commands {theirs_ms:.0} ms: {:.2} of the time",
-        ours_ms / theirs_ms
-    );
+    compare(&format!("{kind}: a rebuild from a base"), reroot, incus);
     if kind == FilesystemKind::Ext4 {
         parts(&mut volume);
     }
@@ -114,41 +107,4 @@ fn rebuild_as_incus(volume: &str, origin: &str, kind: FilesystemKind, place: &Pa
     activate();
     visit();
     deactivate();
-}
-
-/// What a rebuild asks, one by one.
-fn parts(volume: &mut LvmVolume) {
-    let mut part = |what: &str, ask: &mut dyn FnMut(&mut LvmVolume)| {
-        let times = (0..TURNS).map(|_| {
-            let begun = Instant::now();
-            ask(volume);
-            begun.elapsed()
-        });
-        println!("    {what:<10} {:>6.1} ms", median(times.collect()));
-    };
-    part("names", &mut |volume| _ = volume.names().unwrap());
-    part("holders", &mut |volume| drop(volume.holders().unwrap()));
-    part("snapshots", &mut |volume| drop(volume.snapshots().unwrap()));
-    part("usage", &mut |volume| _ = volume.usage(UsageDetail::Free).unwrap());
-    part("record", &mut |volume| drop(volume.record().unwrap()));
-    part("capture", &mut |volume| volume.capture().unwrap());
-}
-
-fn show_phases(report: &Report) {
-    for phase in &report.phases {
-        println!("    {:<8} {:>7.1} ms", phase.phase.to_string(), phase.elapsed.as_secs_f64() * 1e3);
-    }
-}
-
-/// In ms.
-fn median(mut times: Vec<Duration>) -> f64 {
-    times.sort();
-    times[times.len() / 2].as_secs_f64() * 1e3
-}
-
-/// Runs a command whose words hold no spaces.
-fn run(line: &str) {
-    let words: Vec<_> = line.split(' ').collect();
-    let status = Command::new(words[0]).args(&words[1..]).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
-    assert!(status.success(), "{line}");
 }
