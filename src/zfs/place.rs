@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
+use std::mem::replace;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -140,9 +141,10 @@ impl Place {
 
     /// What there is of the volume. Something else under one of its names is an error naming it.
     pub(super) fn look(&self, operation: &'static str) -> Result<Look> {
+        let mut first = true;
         until_noted(operation, || match self.look_once(Unnoted::Strange, operation)? {
-            // Who may not mount it cannot tell.
-            Err(_) if self.is_unnoted(&self.name.slot(Slot::Staged), operation).unwrap_or(false) => {
+            // Who may not mount it cannot tell. It costs a mount, and what was left without its note does not become so while one waits for that.
+            Err(_) if replace(&mut first, false) && self.is_unnoted(&self.name.slot(Slot::Staged), operation).unwrap_or(false) => {
                 self.look_once(Unnoted::Ours, operation)
             }
             found => Ok(found),

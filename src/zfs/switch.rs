@@ -10,9 +10,10 @@ use crate::size::ByteSize;
 use crate::sys::zfs::Value;
 use crate::volume::Slot;
 
+const OPERATION: &str = "rename a root";
+
 impl ZfsVolume {
     pub(super) fn rename_root(&mut self, from: Slot, to: Slot) -> Result<()> {
-        const OPERATION: &str = "rename a root";
         if from == Slot::Live {
             if self.role == Role::Base {
                 self.refuse_clones(OPERATION)?;
@@ -56,7 +57,6 @@ impl ZfsVolume {
 
     /// Gives the live root its name back if a snapshot was taken of it after the last look, or nobody can tell.
     fn undo_if_late(&mut self, old: &str, new: &str) -> Result<()> {
-        const OPERATION: &str = "rename a root";
         let late = match self.came_late(new, OPERATION) {
             Ok(None) => return Ok(()),
             Ok(Some(late)) | Err(late) => late,
