@@ -41,11 +41,14 @@ pub(crate) enum Job {
 }
 
 impl Job {
+    pub(crate) const SWAP: Job = Job::Rebuild(Strategy::Swap, Commit::Exchange);
+    pub(crate) const IN_PLACE: Job = Job::Rebuild(Strategy::InPlace, Commit::Exchange);
+
     /// All of them, numbered as they are passed on.
     pub(crate) const ALL: [Job; 11] = [
-        Job::Rebuild(Strategy::Swap, Commit::Exchange),
+        Job::SWAP,
         Job::Rebuild(Strategy::Swap, Commit::TwoRenames),
-        Job::Rebuild(Strategy::InPlace, Commit::Exchange),
+        Job::IN_PLACE,
         Job::Recover,
         Job::Purging,
         Job::Within,

@@ -94,12 +94,11 @@ pub(crate) fn kill_at(stand: &Stand, job: Job, old: Which, point: FaultPoint) ->
 pub(crate) fn kill_recover_at_every_step(backend: Backend, table: &mut Table) -> Result<(), String> {
     let swap = Job::Rebuild(Strategy::Swap, Commit::Exchange);
     let renames = Job::Rebuild(Strategy::Swap, Commit::TwoRenames);
-    let in_place = Job::Rebuild(Strategy::InPlace, Commit::Exchange);
     let mut situations = vec![
         ("after stage", swap, FaultPoint::new(Primitive::Stage, 1, When::After)),
         ("between the renames", renames, FaultPoint::new(Primitive::Rename, 1, When::After)),
         ("after the renames", renames, FaultPoint::new(Primitive::Rename, 2, When::After)),
-        ("in place, old root retired", in_place, FaultPoint::new(Primitive::Rename, 1, When::After)),
+        ("in place, old root retired", Job::IN_PLACE, FaultPoint::new(Primitive::Rename, 1, When::After)),
     ];
     let sealed = ("after seal", swap, FaultPoint::new(Primitive::Seal, 1, When::After));
     match backend {
@@ -112,7 +111,7 @@ pub(crate) fn kill_recover_at_every_step(backend: Backend, table: &mut Table) ->
         _ => situations.extend([
             sealed,
             ("after exchange", swap, FaultPoint::new(Primitive::Exchange, 1, When::After)),
-            ("in place, new root staged", in_place, FaultPoint::new(Primitive::Seal, 1, When::After)),
+            ("in place, new root staged", Job::IN_PLACE, FaultPoint::new(Primitive::Seal, 1, When::After)),
         ]),
     }
     let stand = Stand::new(backend, ENTRIES)?;

@@ -168,7 +168,7 @@ impl Bench {
             Found::New => self.live,
             Found::NoRoot => Which::A,
         };
-        let rebuild = if job == Job::Recover { Job::ALL[0] } else { job };
+        let rebuild = if job == Job::Recover { Job::SWAP } else { job };
         self.stand.rebuild(rebuild, next).map_err(|why| format!("the next rebuild: {why}"))?;
         self.nothing_left_of_bases()?;
         self.live = next;

@@ -41,11 +41,10 @@ fn held(backend: Backend, hold: &'static Hold) -> Result<(), String> {
 }
 
 fn jobs(backend: Backend) -> Vec<Job> {
-    let in_place = Job::Rebuild(Strategy::InPlace, Commit::Exchange);
     match (is_long(), backend.is_slow()) {
-        (false, true) => vec![Job::ALL[0]],
-        (false, false) | (true, true) => vec![Job::ALL[0], in_place],
-        (true, false) => vec![Job::ALL[0], in_place, Job::Rebuild(Strategy::Swap, Commit::TwoRenames)],
+        (false, true) => vec![Job::SWAP],
+        (false, false) | (true, true) => vec![Job::SWAP, Job::IN_PLACE],
+        (true, false) => vec![Job::SWAP, Job::IN_PLACE, Job::Rebuild(Strategy::Swap, Commit::TwoRenames)],
     }
 }
 

@@ -17,9 +17,6 @@ use super::common::pools::Backend;
 use super::others;
 use super::stand::{Found, Which, report};
 
-const SWAP: Job = Job::ALL[0];
-const IN_PLACE: Job = Job::Rebuild(Strategy::InPlace, Commit::Exchange);
-
 pub(crate) fn trials(backend: Backend) -> Vec<(&'static str, Trials)> {
     vec![
         ("races::renamed", Box::new(move || meddle(backend, Meddling::Rename))),
@@ -76,12 +73,12 @@ fn meddle(backend: Backend, how: Meddling) -> Result<(), String> {
         Meddling::Delete => "the volume is deleted by somebody else in the middle",
     };
     let mut bench = Bench::new(fault, backend, 40)?;
-    let mut jobs = vec![SWAP];
+    let mut jobs = vec![Job::SWAP];
     if !backend.is_slow() {
         jobs.push(Job::Rebuild(Strategy::Swap, Commit::TwoRenames));
     }
     if is_long() {
-        jobs.push(IN_PLACE);
+        jobs.push(Job::IN_PLACE);
     }
     for job in jobs {
         bench.stand.reset(Which::A)?;
@@ -186,7 +183,7 @@ fn snapshot(backend: Backend) -> &'static str {
 /// A snapshot is taken before or after each primitive. If that was before the commit, the rebuild is refused, or the snapshot is still the volume's.
 fn take_snapshots(backend: Backend) -> Result<(), String> {
     let mut bench = Bench::new("a snapshot is taken in the middle", backend, 40)?;
-    let mut jobs = vec![SWAP, IN_PLACE];
+    let mut jobs = vec![Job::SWAP, Job::IN_PLACE];
     if backend.is_slow() && is_long() {
         jobs.push(Job::Purging);
     }

@@ -330,10 +330,10 @@ fn snapshots(backend: Backend) -> Result<(), String> {
     }
     let rebuild = |bench: &Bench, policy| -> Result<_, String> {
         let image = Image::open(bench.stand.image(bench.live.other())).map_err(report)?;
-        let mut volume = bench.stand.volume(Job::ALL[0])?;
+        let mut volume = bench.stand.volume(Job::SWAP)?;
         Ok(Rebuild::new(image).snapshots(policy).busy_wait(std::time::Duration::from_secs(10)).run(&mut *volume))
     };
-    let listed = bench.stand.volume(Job::ALL[0])?.snapshots().map_err(report)?;
+    let listed = bench.stand.volume(Job::SWAP)?.snapshots().map_err(report)?;
     for name in &names {
         let wanted = if backend.name() == "lvm" { format!("c1-{name}") } else { name.clone() };
         if !listed.iter().any(|snapshot| snapshot.name.to_str() == Some(&wanted)) {
@@ -365,7 +365,7 @@ fn snapshots(backend: Backend) -> Result<(), String> {
     if report.purged.len() != names.len() || !report.warnings.is_empty() {
         return Err(format!("not all were purged: {report}"));
     }
-    bench.check(Job::ALL[0], "done".into(), Some(Found::New))?;
+    bench.check(Job::SWAP, "done".into(), Some(Found::New))?;
     if backend.name() != "zfs" {
         return Ok(());
     }
@@ -380,5 +380,5 @@ fn snapshots(backend: Backend) -> Result<(), String> {
         return Err("the snapshot with the longest name is gone".into());
     }
     others::delete(backend, &PathBuf::from(format!("{}@{longest}", volume.display())))?;
-    bench.check(Job::ALL[0], Ledger::told(&refusal), Some(Found::Old)).map(drop)
+    bench.check(Job::SWAP, Ledger::told(&refusal), Some(Found::Old)).map(drop)
 }

@@ -19,7 +19,6 @@ use super::random::Random;
 use super::stand::{Found, Stand, Which, report};
 use super::worker::{End, Task, Worker};
 
-const SWAP: Job = Job::ALL[0];
 const FROM_BASE: Task = Task::Job(Job::FromBase(Strategy::Swap, Commit::Exchange));
 
 pub(crate) fn trials(backend: Backend) -> Vec<(&'static str, Trials)> {
@@ -63,7 +62,7 @@ fn two_rebuilds(backend: Backend) -> Result<(), String> {
         if first != End::Done && second != End::Done {
             return Err(format!("nobody got through: {first:?}, {second:?}"));
         }
-        bench.check(SWAP, format!("{} and {}", first.told(), second.told()), Some(Found::New))?;
+        bench.check(Job::SWAP, format!("{} and {}", first.told(), second.told()), Some(Found::New))?;
     }
     Ok(())
 }
@@ -76,7 +75,7 @@ fn rebuild_and_recover(backend: Backend) -> Result<(), String> {
         worker.go();
         while !worker.has_ended()? {
             let wait = Wait::new(Duration::ZERO, CancelToken::new());
-            match recover(&mut *bench.stand.volume(SWAP)?, &wait) {
+            match recover(&mut *bench.stand.volume(Job::SWAP)?, &wait) {
                 Ok(recovery) if !recovery.actions.is_empty() => {
                     return Err(format!("it recovered what somebody works on: {:?}", recovery.actions));
                 }
@@ -120,7 +119,7 @@ fn collect(backend: Backend) -> Result<(), String> {
                 // asks for it.
                 let is_gone = matches!(&end, End::Refused(_, report) if report.contains("removed as soon as it was made"));
                 // The next rebuild needs no base that could be gone too.
-                bench.check(SWAP, end.told(), Some(if end == End::Done { Found::New } else { Found::Old }))?;
+                bench.check(Job::SWAP, end.told(), Some(if end == End::Done { Found::New } else { Found::Old }))?;
                 if end != End::Done && !is_gone {
                     return Err(format!("the rebuild was {}: {end:?}", end.told()));
                 }

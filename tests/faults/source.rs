@@ -24,8 +24,6 @@ pub(crate) fn trials(backend: Backend) -> Vec<(&'static str, Trials)> {
     ]
 }
 
-const STREAM: Job = Job::ALL[0];
-
 /// The image of the other root, packed in each way.
 fn packed(bench: &Bench) -> Result<Vec<(&'static str, Vec<u8>)>, String> {
     let failed = |error: io::Error| error.to_string();
@@ -67,17 +65,17 @@ fn places(length: usize, backend: Backend) -> Vec<usize> {
 
 /// Rebuilds from an image, in this process, and makes the three checks.
 fn rebuild(bench: &mut Bench, rebuild: Rebuild) -> Result<Result<(), ErrorKind>, String> {
-    let mut volume = bench.stand.volume(STREAM)?;
+    let mut volume = bench.stand.volume(Job::SWAP)?;
     let result = rebuild.busy_wait(Duration::from_secs(10)).run(&mut *volume);
     drop(volume);
     match result {
-        Ok(_) => bench.check(STREAM, "done".into(), Some(Found::New)).map(|_| Ok(())),
+        Ok(_) => bench.check(Job::SWAP, "done".into(), Some(Found::New)).map(|_| Ok(())),
         Err(error) => {
             let told = Ledger::told(&error);
             if !matches!(error.outcome(), Outcome::Untouched | Outcome::RolledBack) {
                 return Err(format!("it was told: {}", error.report()));
             }
-            bench.check(STREAM, told, Some(Found::Old)).map_err(|why| format!("{why}\n  (it was told: {})", error.report()))?;
+            bench.check(Job::SWAP, told, Some(Found::Old)).map_err(|why| format!("{why}\n  (it was told: {})", error.report()))?;
             Ok(Err(error.kind()))
         }
     }

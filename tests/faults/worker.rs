@@ -42,7 +42,7 @@ impl Task {
     pub(crate) fn job(self) -> Job {
         match self {
             Task::Job(job) => job,
-            Task::Stream => Job::ALL[0],
+            Task::Stream => Job::SWAP,
         }
     }
 

@@ -52,9 +52,7 @@ use errors::Way;
 use ground::{Ground, Group, Mount, Zpool};
 use loss::Others;
 
-const SWAP: Job = Job::Rebuild(Strategy::Swap, Commit::Exchange);
 const RENAMES: Job = Job::Rebuild(Strategy::Swap, Commit::TwoRenames);
-const IN_PLACE: Job = Job::Rebuild(Strategy::InPlace, Commit::Exchange);
 const FROM_BASE: Job = Job::FromBase(Strategy::Swap, Commit::Exchange);
 
 type Jobs = Vec<(&'static str, Job)>;
@@ -74,9 +72,15 @@ fn plans() -> Vec<(&'static str, Make, Jobs)> {
     fn mount(backend: Backend, kind: Kind) -> Result<Box<dyn Ground>, String> {
         Ok(Box::new(Mount::new(backend, kind)?))
     }
-    let folders =
-        || vec![("swap_by_exchange", SWAP), ("swap_by_two_renames", RENAMES), ("in_place", IN_PLACE), ("from_base", FROM_BASE)];
-    let volumes = || vec![("swap", RENAMES), ("in_place", IN_PLACE), ("from_base", FROM_BASE)];
+    let folders = || {
+        vec![
+            ("swap_by_exchange", Job::SWAP),
+            ("swap_by_two_renames", RENAMES),
+            ("in_place", Job::IN_PLACE),
+            ("from_base", FROM_BASE),
+        ]
+    };
+    let volumes = || vec![("swap", RENAMES), ("in_place", Job::IN_PLACE), ("from_base", FROM_BASE)];
     let mut plans: Vec<(&'static str, Make, Jobs)> = vec![
         ("dir::ext4", || mount(Backend::Dir, Kind::Ext4), folders()),
         ("dir::xfs", || mount(Backend::Dir, Kind::Xfs), folders()),
@@ -106,7 +110,7 @@ fn shortages() -> Vec<(&'static str, Make, &'static str, Job, &'static str)> {
         }
     };
     let mut all = Vec::new();
-    let more = [("lvm::thick", thick as Make, vec![("swap", RENAMES), ("in_place", IN_PLACE)])];
+    let more = [("lvm::thick", thick as Make, vec![("swap", RENAMES), ("in_place", Job::IN_PLACE)])];
     for (place, make, jobs) in plans().into_iter().chain(more) {
         // What purges makes room.
         let wanted = jobs.into_iter().filter(|(name, _)| *name != "purging");
