@@ -20,13 +20,20 @@ fn program(name: &str) -> String {
     example(name).get_program().to_str().unwrap().to_owned()
 }
 
-/// Runs a command in the background, as a group of processes.
+/// Runs a command in the background, as a group of processes, for five minutes at most.
 fn begin(program: &str, text: &str) -> Child {
-    let mut command = Command::new(program);
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", "300", program]);
     if program == "bash" {
         command.arg("-c");
     }
     command.arg(text).process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Ends what was begun, with all it has started.
+fn end(child: &mut Child) {
+    nix::sys::signal::killpg(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::SIGKILL).unwrap();
+    child.wait().unwrap();
 }
 
 #[track_caller]
@@ -105,8 +112,7 @@ fn a_process_that_dies_here_holds_nobody_up() {
     await_staged(&pool, &mut slow);
     let said = refused(rebuild(&mut pool.volume(), &new()), ErrorKind::Locked);
     assert!(said.contains("process ") && said.contains("host lab"), "{said}");
-    nix::sys::signal::killpg(nix::unistd::Pid::from_raw(slow.id() as i32), nix::sys::signal::SIGKILL).unwrap();
-    slow.wait().unwrap();
+    end(&mut slow);
     let begun = Instant::now();
     let report = rebuild(&mut pool.volume(), &new()).unwrap_or_else(|error| panic!("{}", error.report()));
     assert!(begun.elapsed() < Duration::from_secs(15), "it took {:?}", begun.elapsed());
@@ -146,8 +152,7 @@ fn a_process_that_dies_on_another_host_holds_nobody_up() {
     let report = rebuild.run(&mut pool.volume()).unwrap_or_else(|error| panic!("{}", error.report()));
     assert!(report.warnings.is_empty(), "{report}");
     pool.expect("new", &["c1"]);
-    let _ = slow.kill();
-    slow.wait().unwrap();
+    end(&mut slow);
     run(Command::new("lab-other").arg("--kill")).unwrap();
     run_words("ceph osd blocklist clear");
 }

@@ -75,8 +75,24 @@ pub(crate) fn zfs(words: &[&str]) -> Result<String, String> {
     run(Command::new("zfs").args(words))
 }
 
+/// Runs a command, which may take minutes on a machine that has much else to do; one that hangs is a failure that names it.
 pub(crate) fn run(command: &mut Command) -> Result<String, String> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    const PATIENCE: [&str; 2] = ["--kill-after=5", "300"];
+    let mut bounded = Command::new("timeout");
+    bounded.args(PATIENCE).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => bounded.env(name, value),
+            None => bounded.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        bounded.current_dir(folder);
+    }
+    let output = bounded.output().map_err(|error| format!("{command:?}: {error}"))?;
+    if output.status.code() == Some(124) {
+        return Err(format!("{command:?}: not done after {} seconds", PATIENCE[1]));
+    }
     if !output.status.success() {
         return Err(format!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()));
     }
