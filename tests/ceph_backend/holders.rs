@@ -8,9 +8,9 @@ fn busy(pool: &Pool) -> String {
     refused(Rebuild::new(image(&new())).run(&mut pool.volume()), ErrorKind::Busy)
 }
 
-/// Maps an image as a manager does; returns its device.
+/// Maps an image as a manager does, not waiting for udev; returns its device.
 fn map(pool: &Pool, options: &str) -> String {
-    run_words(&format!("rbd map {options} {}", pool.name("c1"))).trim().to_owned()
+    run_words(&format!("rbd map --options noudev {options} {}", pool.name("c1"))).trim().to_owned()
 }
 
 #[test]
@@ -21,7 +21,7 @@ fn a_mapping_that_nobody_uses_is_one() {
         let said = busy(&pool);
         assert!(said.contains(&device), "{said}");
         assert!(!pool.volume().holders().unwrap().is_empty());
-        run_words(&format!("rbd unmap {device}"));
+        run_words(&format!("rbd unmap --options noudev {device}"));
         assert!(pool.volume().holders().unwrap().is_empty());
     }
     pool.expect_sound();
@@ -57,7 +57,7 @@ fn what_uses_a_mapping_is_named() {
     let said = busy(&pool);
     run(Command::new("losetup").args(["--detach", &top])).unwrap();
     assert!(said.contains(&top), "{said}");
-    run_words(&format!("rbd unmap {device}"));
+    run_words(&format!("rbd unmap --options noudev {device}"));
     pool.expect_sound();
 }
 
@@ -69,7 +69,7 @@ fn one_that_lets_go_in_time_is_waited_for() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             std::thread::sleep(Duration::from_secs(2));
-            run_words(&format!("rbd unmap {device}"));
+            run_words(&format!("rbd unmap --options noudev {device}"));
         });
         patient.run(&mut pool.volume()).unwrap();
     });
@@ -80,12 +80,12 @@ fn one_that_lets_go_in_time_is_waited_for() {
 fn another_host_is_named_by_its_address() {
     let pool = need!(Pool::with_old());
     let name = pool.name("c1");
-    let device = run(Command::new("lab-other").arg(format!("rbd map {name}"))).unwrap().trim().to_owned();
+    let device = run(Command::new("lab-other").arg(format!("rbd map --options noudev {name}"))).unwrap().trim().to_owned();
     let said = busy(&pool);
     assert!(said.contains("192.0.2.3"), "{said}");
     // It is none that this host could look into.
     assert!(!said.contains(&format!("{device} ")), "{said}");
-    run(Command::new("lab-other").arg(format!("rbd unmap {device}"))).unwrap();
+    run(Command::new("lab-other").arg(format!("rbd unmap --options noudev {device}"))).unwrap();
     pool.expect_sound();
 }
 

@@ -82,10 +82,10 @@ fn an_old_root_with_many_goes_whole() {
 fn one_that_is_mapped_is_in_use() {
     let pool = need!(Pool::with_old());
     pool.snapshot("c1", "snapshot_a");
-    let device = run_words(&format!("rbd map {}@snapshot_a", pool.name("c1"))).trim().to_owned();
+    let device = run_words(&format!("rbd map --options noudev {}@snapshot_a", pool.name("c1"))).trim().to_owned();
     let said = refused(purge(&pool, &new()), ErrorKind::Busy);
     assert!(said.contains(&device), "{said}");
-    run_words(&format!("rbd unmap {device}"));
+    run_words(&format!("rbd unmap --options noudev {device}"));
     purge(&pool, &new()).unwrap();
     pool.expect("new", &["c1"]);
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,6 +15,7 @@ use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use reroot::ByteSize;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -91,7 +93,18 @@ impl Binding {
         Ok(Mutex::new(binding))
     }
 
+    /// Within more than the deadlines of all that an order asks for.
     fn answer(&mut self) -> Result<Value, String> {
+        const PATIENCE: i32 = 240;
+        // The answer before this one was read whole.
+        let mut waited = [PollFd::new(self.answers.get_ref().as_fd(), PollFlags::POLLIN)];
+        match poll(&mut waited, PollTimeout::try_from(PATIENCE * 1000).map_err(|error| error.to_string())?) {
+            Ok(0) => {
+                let _ = self.child.kill();
+                return Err(format!("cluster.py has not answered in {PATIENCE} seconds"));
+            }
+            waited => waited.map_err(|error| error.to_string())?,
+        };
         let mut line = String::new();
         self.answers.read_line(&mut line).map_err(|error| error.to_string())?;
         match serde_json::from_str(&line) {
