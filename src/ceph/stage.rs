@@ -295,6 +295,8 @@ impl CephVolume {
             return Ok(now);
         }
         self.resize(&image, size).map_err(told)?;
+        // It may have taken the image's lock, which the kernel needs for what it writes from here on.
+        drop(image);
         // The kernel hears of it by and by.
         let wait = Wait::new(self.cluster.deadline(), CancelToken::new());
         let device = Device { path: mapped.node(), operation: OPERATION, wait: &wait };

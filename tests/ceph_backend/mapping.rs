@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cluster::{mappings, nbd_devices};
-use crate::without::Stopped;
+use crate::without::{Stopped, answers};
 use reroot::ceph::Mapping;
 
 /// Which devices there are while an image is read.
@@ -101,5 +101,6 @@ fn udev_that_is_late_is_waited_for() {
         });
         rebuild(&mut pool.volume(), &new()).unwrap();
     });
+    answers();
     pool.expect("new", &["c1"]);
 }

@@ -6,7 +6,7 @@ import sys
 import rados
 import rbd
 
-cluster = rados.Rados(conffile="/etc/ceph/ceph.conf", name="client.admin", conf={"rados_osd_op_timeout": "60", "rados_mon_op_timeout": "60"})
+cluster = rados.Rados(conffile="/etc/ceph/ceph.conf", name="client.admin", conf={"rados_osd_op_timeout": "60", "rados_mon_op_timeout": "60", "client_mount_timeout": "60"})
 cluster.connect()
 images = rbd.RBD()
 

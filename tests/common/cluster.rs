@@ -65,6 +65,8 @@ struct Binding {
     child: Child,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
+    /// Why it is not asked any more.
+    given_up: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -87,7 +89,7 @@ impl Binding {
         let (Some(orders), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             return Err("python3 has no pipes".into());
         };
-        let mut binding = Binding { child, orders, answers: BufReader::new(answers) };
+        let mut binding = Binding { child, orders, answers: BufReader::new(answers), given_up: None };
         // It is ready when it says so.
         binding.answer()?;
         Ok(Mutex::new(binding))
@@ -101,7 +103,9 @@ impl Binding {
         match poll(&mut waited, PollTimeout::try_from(PATIENCE * 1000).map_err(|error| error.to_string())?) {
             Ok(0) => {
                 let _ = self.child.kill();
-                return Err(format!("cluster.py has not answered in {PATIENCE} seconds"));
+                let why = format!("cluster.py has not answered in {PATIENCE} seconds");
+                self.given_up = Some(why.clone());
+                return Err(why);
             }
             waited => waited.map_err(|error| error.to_string())?,
         };
@@ -128,6 +132,9 @@ pub(crate) fn cluster() -> Result<(), String> {
 /// Has an order of `cluster.py` carried out, with its arguments.
 pub(crate) fn ask(order: Value) -> Result<Value, String> {
     let mut binding = binding()?.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(why) = &binding.given_up {
+        return Err(why.clone());
+    }
     writeln!(binding.orders, "{order}").map_err(|error| error.to_string())?;
     binding.answer()
 }
@@ -366,7 +373,9 @@ impl Mapped {
             _ => return Err(format!("{image} is no name of an image")),
         };
         let before = mappings();
-        let line = format!("{monitors} name=admin,secret={key}{namespace} {pool} {name} -");
+        // Without a limit what uses the device would wait for ever where the cluster is gone.
+        let options = format!("name=admin,secret={key},mount_timeout=60,osd_request_timeout=120{namespace}");
+        let line = format!("{monitors} {options} {pool} {name} -");
         fs::write("/sys/bus/rbd/add_single_major", line).map_err(|error| format!("cannot map {image}: {error}"))?;
         let mut after = mappings();
         after.retain(|mapping| mapping.1 == image && !before.contains(mapping));

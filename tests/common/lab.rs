@@ -2,9 +2,16 @@
 
 #![allow(dead_code, unused_macros, unused_imports, reason = "each program uses a part of it")]
 
-use std::process::Command;
+use std::io::{Read, Seek};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 /// What a test needs, or the end of it: with a reason, and as a failure in the lab, where everything is there.
 macro_rules! need {
@@ -75,26 +82,44 @@ pub(crate) fn zfs(words: &[&str]) -> Result<String, String> {
     run(Command::new("zfs").args(words))
 }
 
-/// Runs a command, which may take minutes on a machine that has much else to do; one that hangs is a failure that names it.
+/// Runs a command, which may take minutes on a machine that has much else to do. One that hangs is a failure that names it, also where it cannot be
+/// ended; and what it has started may live on with what it writes to.
 pub(crate) fn run(command: &mut Command) -> Result<String, String> {
-    const PATIENCE: [&str; 2] = ["--kill-after=5", "300"];
-    let mut bounded = Command::new("timeout");
-    bounded.args(PATIENCE).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => bounded.env(name, value),
-            None => bounded.env_remove(name),
-        };
+    const PATIENCE: Duration = Duration::from_secs(300);
+    const DYING: Duration = Duration::from_secs(5);
+    let failed = |error: std::io::Error| error.to_string();
+    let mut said = [tempfile::tempfile().map_err(failed)?, tempfile::tempfile().map_err(failed)?];
+    let [out, err] = [said[0].try_clone().map_err(failed)?, said[1].try_clone().map_err(failed)?];
+    let name = format!("{command:?}");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(err)
+        .process_group(0)
+        .spawn()
+        .map_err(|error| format!("{name}: {error}"))?;
+    let (begun, mut pause, mut killed) = (Instant::now(), Duration::from_millis(1), false);
+    let status = loop {
+        match child.try_wait().map_err(failed)? {
+            Some(status) => break Some(status),
+            None if begun.elapsed() > PATIENCE + DYING => break None,
+            None if begun.elapsed() > PATIENCE && !killed => {
+                killed = true;
+                let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
+            }
+            None => {}
+        }
+        sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    };
+    let mut read = |file: usize| {
+        let mut bytes = Vec::new();
+        said[file].rewind().and_then(|()| said[file].read_to_end(&mut bytes)).map_err(failed)?;
+        Ok::<_, String>(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    match status {
+        Some(status) if status.success() => read(0),
+        Some(status) if !killed => Err(format!("{name}: {status}: {}", read(1)?.trim())),
+        _ => Err(format!("{name}: not done after {PATIENCE:?}: {}", read(1)?.trim())),
     }
-    if let Some(folder) = command.get_current_dir() {
-        bounded.current_dir(folder);
-    }
-    let output = bounded.output().map_err(|error| format!("{command:?}: {error}"))?;
-    if output.status.code() == Some(124) {
-        return Err(format!("{command:?}: not done after {} seconds", PATIENCE[1]));
-    }
-    if !output.status.success() {
-        return Err(format!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -12,19 +12,26 @@ pub(crate) struct Stopped;
 impl Stopped {
     pub(crate) fn new() -> Stopped {
         run(Command::new("udevadm").args(["control", "--exit"])).unwrap();
-        for _ in 0..100 {
+        for _ in 0..1200 {
             if !Path::new("/run/udev/control").exists() {
-                break;
+                return Stopped;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        Stopped
+        // It would take the place of the next one, and end.
+        panic!("udev still runs a minute after it was told to end");
     }
+}
+
+/// Demands that udev runs: a tool that waits for it would wait for ever.
+pub(crate) fn answers() {
+    run(Command::new("udevadm").args(["control", "--ping", "--timeout=60"])).unwrap();
 }
 
 impl Drop for Stopped {
     fn drop(&mut self) {
         run(Command::new("/usr/lib/systemd/systemd-udevd").arg("--daemon")).unwrap();
+        answers();
         run(Command::new("udevadm").args(["trigger", "--subsystem-match=block", "--action=add"])).unwrap();
         run(Command::new("udevadm").args(["settle", "--timeout=60"])).unwrap();
     }
