@@ -1,8 +1,9 @@
 //! What a Ceph cluster does for us, through librados and librbd.
 //!
-//! No call waits for ever: monitors and OSDs that do not answer end it with `ETIMEDOUT` after [`Settings::timeout`], once for each of the
+//! Hardly a call waits for ever: monitors and OSDs that do not answer end it with `ETIMEDOUT` after [`Settings::timeout`], once for each of the
 //! requests that it is made of. What needs an image's lock also waits for who has it: until that one hands it over, or, when it is dead,
-//! until its watch lapses, 30 seconds. Nothing is printed, and no log and no socket is opened.
+//! until its watch lapses, 30 seconds. Without any limit are `rados_wait_for_latest_osdmap`, which ends with the next answer of a monitor, and
+//! the ends of images and connections, which wait for threads of the libraries. Nothing is printed, and no log and no socket is opened.
 
 mod answer;
 mod image;
