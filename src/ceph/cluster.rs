@@ -96,8 +96,8 @@ impl CephCluster {
     /// Sets how long the cluster may take for each answer; 30 seconds unless set, and no less than one. It holds for devices that are mapped by this library too: what
     /// was not written by then has failed.
     ///
-    /// librbd and librados know no limit for three things of their own: for whoever has an image's exclusive lock, lives, and does not hand it over; for the monitors' next map
-    /// of the cluster when a dead host was shut out; and for their threads when a connection ends.
+    /// What librbd and librados wait for within themselves, as for their threads when a connection ends, may take four times as long, and half a minute at least; after that it is
+    /// left to the end of the process. librbd waits without a limit for whoever has an image's exclusive lock, lives, and does not hand it over.
     #[must_use]
     pub fn with_deadline(self, deadline: Duration) -> Self {
         self.change(|settings| settings.timeout = deadline.max(Duration::from_secs(1)))

@@ -11,6 +11,7 @@ use super::answer::{check, grown, listed, string_at, text};
 use super::images::{LOCK, features, header};
 use super::library::{RawGroup, RawImage, RawInfo, RawLinked, RawMirror, RawSnap, RawSnapSpec, RawWatcher, Rbd};
 use super::locks::Lockers;
+use super::patience::{Pointer, within};
 use super::progress::{Patience, go_on};
 use super::{Access, Failed, Layout, Pool, Which};
 use crate::progress::Wait;
@@ -430,12 +431,19 @@ impl Drop for Image {
     fn drop(&mut self) {
         // The callback that told the last call's end locks the image once more afterwards (ImageState::complete_action_unlock), and librbd 18 does not wait for that
         // before it frees an image that is only read: the process aborts.
-        if let Err(_failed) = self.pool.flush_callbacks() {
-            crate::trace::warning!(error = %_failed, "an image is closed while calls of it may go on");
-        }
-        // SAFETY: it is open, and closed once.
-        if let Err(_failed) = check("rbd_close", unsafe { (self.rbd().rbd_close)(self.raw) }) {
-            crate::trace::warning!(error = %_failed, "an image could not be closed well: its watch ends with the connection");
+        let (pool, raw) = (self.pool.clone(), Pointer(self.raw));
+        let closed = within(self.pool.0.cluster.ending(), move || {
+            let raw = raw;
+            let flushed = pool.flush_callbacks();
+            // SAFETY: it is open, and closed once.
+            check("rbd_close", unsafe { (pool.rbd().rbd_close)(raw.0) }).and(flushed)
+        });
+        match closed {
+            Some(Ok(())) => {}
+            Some(Err(_failed)) => {
+                crate::trace::warning!(error = %_failed, "an image could not be closed well: its watch ends with the connection");
+            }
+            None => crate::trace::warning!("an image is not closed in time: its watch ends with this process"),
         }
     }
 }

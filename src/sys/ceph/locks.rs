@@ -11,6 +11,7 @@ use nix::errno::Errno;
 
 use super::answer::{Decoder, Reply, check, string, text};
 use super::library::RawCompletion;
+use super::patience::{Pointer, within};
 use super::{Failed, Pool, whole_seconds};
 
 /// How a lock is held.
@@ -145,19 +146,21 @@ impl Pool {
     pub(crate) fn blocklist(&self, address: &str, time: Duration) -> Result<(), Failed> {
         const CALL: &str = "rados_blocklist_add";
         let seconds = u32::try_from(whole_seconds(time)).unwrap_or(u32::MAX);
-        let address = text(CALL, address)?.into_raw();
-        let rados = self.rados();
-        let result = match rados.rados_blocklist_add.or(rados.rados_blacklist_add) {
-            // SAFETY: the address is NUL-terminated.
-            Some(add) => unsafe { add(self.cluster(), address, seconds) },
-            None => -(Errno::ENOSYS as c_int),
+        let (pool, address) = (self.clone(), text(CALL, address)?);
+        let add = move || {
+            let (rados, address) = (pool.rados(), address.into_raw());
+            let result = match rados.rados_blocklist_add.or(rados.rados_blacklist_add) {
+                // SAFETY: the address is NUL-terminated.
+                Some(add) => unsafe { add(pool.cluster(), address, seconds) },
+                None => -(Errno::ENOSYS as c_int),
+            };
+            // SAFETY: it was given away above, and the call only read it.
+            drop(unsafe { CString::from_raw(address) });
+            check(CALL, result)?;
+            // SAFETY: it is alive.
+            check("rados_wait_for_latest_osdmap", unsafe { (rados.rados_wait_for_latest_osdmap)(pool.cluster()) }).map(drop)
         };
-        // SAFETY: it was given away above, and the call only read it.
-        drop(unsafe { CString::from_raw(address) });
-        check(CALL, result)?;
-        // Has no limit in time of its own; but a monitor answered just now.
-        // SAFETY: it is alive.
-        check("rados_wait_for_latest_osdmap", unsafe { (rados.rados_wait_for_latest_osdmap)(self.cluster()) }).map(drop)
+        within(self.0.cluster.ending(), add).unwrap_or(Err(Failed { call: CALL, errno: Errno::ETIMEDOUT }))
     }
 
     /// Watches an object: it answers every notification for as long as this process is alive and connected. One that is not is forgotten
@@ -172,11 +175,16 @@ impl Pool {
             watch(self.io(), (*target).object.as_ptr(), &raw mut cookie, answer, note_broken, 0, target.cast())
         };
         if let Err(failed) = check(CALL, result) {
-            // SAFETY: the watch was never there, and once the calls are flushed nobody else has the target.
-            unsafe {
-                (self.rados().rados_watch_flush)(self.cluster());
-                drop(Box::from_raw(target));
-            }
+            let target = Pointer(target);
+            within(self.0.cluster.ending(), move || {
+                let target = target;
+                // SAFETY: the watch was never there, and once the calls are flushed nobody else has the target.
+                unsafe {
+                    let pool = (*target.0).pool.clone();
+                    (pool.rados().rados_watch_flush)(pool.cluster());
+                    drop(Box::from_raw(target.0));
+                }
+            });
             return Err(failed);
         }
         Ok(Watch { target, cookie })
@@ -338,14 +346,24 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         let pool = self.target().pool.clone();
-        // SAFETY: the watch is alive, and ended once; when the calls are flushed, none comes any more, and nobody else has the target.
-        unsafe {
-            let result = check("rados_unwatch2", (pool.rados().rados_unwatch2)(pool.io(), self.cookie));
-            if let Err(_failed) = result {
-                crate::trace::warning!(error = %_failed, "a watch could not be ended: it ends with the connection");
+        let (target, cookie) = (Pointer(self.target), self.cookie);
+        let ended = within(pool.0.cluster.ending(), move || {
+            let target = target;
+            // SAFETY: the watch is alive, and ended once; when the calls are flushed, none comes any more, and nobody else has the target.
+            unsafe {
+                let pool = (*target.0).pool.clone();
+                let result = check("rados_unwatch2", (pool.rados().rados_unwatch2)(pool.io(), cookie));
+                (pool.rados().rados_watch_flush)(pool.cluster());
+                drop(Box::from_raw(target.0));
+                result
             }
-            (pool.rados().rados_watch_flush)(pool.cluster());
-            drop(Box::from_raw(self.target));
+        });
+        match ended {
+            Some(Ok(_)) => {}
+            Some(Err(_failed)) => {
+                crate::trace::warning!(error = %_failed, "a watch could not be ended: it ends with the connection")
+            }
+            None => crate::trace::warning!("a watch does not end in time: it ends with this process"),
         }
     }
 }

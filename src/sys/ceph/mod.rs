@@ -1,9 +1,9 @@
 //! What a Ceph cluster does for us, through librados and librbd.
 //!
-//! Hardly a call waits for ever: monitors and OSDs that do not answer end it with `ETIMEDOUT` after [`Settings::timeout`], once for each of the
+//! No call waits for ever: monitors and OSDs that do not answer end it with `ETIMEDOUT` after [`Settings::timeout`], once for each of the
 //! requests that it is made of. What needs an image's lock also waits for who has it: until that one hands it over, or, when it is dead,
-//! until its watch lapses, 30 seconds. Without any limit are `rados_wait_for_latest_osdmap`, which ends with the next answer of a monitor, and
-//! the ends of images and connections, which wait for threads of the libraries. Nothing is printed, and no log and no socket is opened.
+//! until its watch lapses, 30 seconds. What waits for threads of the libraries has a limit of ours ([`patience`]). Nothing is printed, and no log
+//! and no socket is opened.
 
 mod answer;
 mod image;
@@ -12,6 +12,7 @@ mod key;
 mod library;
 mod locks;
 mod objects;
+mod patience;
 mod progress;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ pub(crate) use self::image::{Child, Image, Mirroring, Shrink, Snap, SnapKind, Wa
 pub(crate) use self::images::{Access, Deferment, Layout, TrashEntry, Which, features};
 use self::library::{Libraries, Rados, RawCluster, RawIo, Rbd};
 pub(crate) use self::locks::{Locker, Mode, Watch, WatchId};
+use self::patience::{Pointer, within};
 
 /// Which cluster, and who we are to it.
 #[derive(Debug, Clone)]
@@ -138,8 +140,15 @@ struct Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // SAFETY: it was created, and nobody else has it.
-        unsafe { (self.rados.rados_shutdown)(self.raw) }
+        let (raw, shutdown) = (Pointer(self.raw), self.rados.rados_shutdown);
+        let ended = within(self.ending(), move || {
+            let raw = raw;
+            // SAFETY: it was created, and nobody else has it.
+            unsafe { shutdown(raw.0) }
+        });
+        if ended.is_none() {
+            crate::trace::warning!(user = %self.user, "a connection to the cluster does not end: it is left to the end of this process");
+        }
     }
 }
 
@@ -196,6 +205,11 @@ impl Cluster {
         check("rados_connect", unsafe { (rados.rados_connect)(raw) })?;
         cluster.fsid = cluster.answer("rados_cluster_fsid", rados.rados_cluster_fsid)?;
         Ok(cluster)
+    }
+
+    /// How long what waits for threads of the library may take: such a call makes a few requests, and each has its own limit.
+    fn ending(&self) -> Duration {
+        (self.timeout * 4).max(Duration::from_secs(30))
     }
 
     fn hush(&self) -> Result<(), Failed> {
