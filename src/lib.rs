@@ -38,8 +38,8 @@
 //! - It does not fetch images, and does not know registries: it reads a file, a pipe or a reader.
 //! - It does not shrink, convert or migrate volumes.
 //! - It has no async interface: the work is system calls that block. Give it a thread (`spawn_blocking`).
-//! - It does not print, panic on input, exit, or hold global state; it spawns no thread that it does not join, and leaves no process but one: where a cluster of
-//!   Ceph does not answer, what the kernel goes on waiting for to unmap an image is left to it.
+//! - It does not print, panic on input, exit, or hold global state; it spawns no thread that it does not join, and leaves no process. But where a cluster of
+//!   Ceph does not answer, what the kernel goes on waiting for to unmap an image is left to a process, and what hangs in librbd or librados to a thread.
 //! - It is for Linux. The `dir` backend and the unpacker need 5.6 or later for `openat2`, and `/proc`.
 //! - It holds a lock on a volume for all processes of one machine, and knows nothing of other machines; but on Ceph, where the lock is in the cluster.
 //!
