@@ -378,7 +378,10 @@ impl Mapped {
         let line = format!("{monitors} {options} {pool} {name} -");
         fs::write("/sys/bus/rbd/add_single_major", line).map_err(|error| format!("cannot map {image}: {error}"))?;
         let mut after = mappings();
-        after.retain(|mapping| mapping.1 == image && !before.contains(mapping));
+        // A rebuild may have mapped it in the same moment, with an option that nobody else sets.
+        let config = |number: u32| fs::read_to_string(format!("/sys/bus/rbd/devices/{number}/config_info")).unwrap_or_default();
+        let is_of_a_rebuild = |number: u32| config(number).contains("abort_on_full");
+        after.retain(|mapping| mapping.1 == image && !before.contains(mapping) && !is_of_a_rebuild(mapping.0));
         let (number, _) = after.pop().ok_or_else(|| format!("{image} was mapped and has no device"))?;
         Ok(Mapped { number })
     }
