@@ -372,16 +372,18 @@ impl Mapped {
             [pool, name] => (pool, String::new(), name),
             _ => return Err(format!("{image} is no name of an image")),
         };
-        let before = mappings();
+        // A rebuild may map it in the same moment, with an option that nobody else sets, or give a number back that is used again at once.
+        let config = |number: u32| fs::read_to_string(format!("/sys/bus/rbd/devices/{number}/config_info"));
+        let is_ours =
+            |(number, name): &(u32, String)| name == image && config(*number).is_ok_and(|text| !text.contains("abort_on_full"));
+        let ours = || -> Vec<_> { mappings().into_iter().filter(is_ours).collect() };
+        let before = ours();
         // Without a limit what uses the device would wait for ever where the cluster is gone.
         let options = format!("name=admin,secret={key},mount_timeout=60,osd_request_timeout=120{namespace}");
         let line = format!("{monitors} {options} {pool} {name} -");
         fs::write("/sys/bus/rbd/add_single_major", line).map_err(|error| format!("cannot map {image}: {error}"))?;
-        let mut after = mappings();
-        // A rebuild may have mapped it in the same moment, with an option that nobody else sets.
-        let config = |number: u32| fs::read_to_string(format!("/sys/bus/rbd/devices/{number}/config_info")).unwrap_or_default();
-        let is_of_a_rebuild = |number: u32| config(number).contains("abort_on_full");
-        after.retain(|mapping| mapping.1 == image && !before.contains(mapping) && !is_of_a_rebuild(mapping.0));
+        let mut after = ours();
+        after.retain(|mapping| !before.contains(mapping));
         let (number, _) = after.pop().ok_or_else(|| format!("{image} was mapped and has no device"))?;
         Ok(Mapped { number })
     }
