@@ -96,6 +96,24 @@ pub(crate) fn is_damage(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::Io | ErrorKind::Unsupported | ErrorKind::InvalidInput | ErrorKind::PermissionDenied)
 }
 
+/// The kind of a base that is cloned, which has to be the volume's own, if that has one.
+pub(crate) fn kind_of_clone(
+    base: Option<FilesystemKind>,
+    own: Option<FilesystemKind>,
+    operation: &'static str,
+) -> Result<FilesystemKind> {
+    match (base, own) {
+        (Some(base), None) => Ok(base),
+        (Some(base), Some(own)) if base == own => Ok(base),
+        (base, own) => {
+            let name = |kind: Option<FilesystemKind>| kind.map_or_else(|| "no filesystem".to_owned(), |kind| kind.to_string());
+            let why = format!("the base holds {}, and the volume {}", name(base), name(own));
+            let error = Error::new(ErrorKind::Unsupported, operation, why);
+            Err(error.with_remedy("make a base with the volume's filesystem, or rebuild from the image"))
+        }
+    }
+}
+
 /// The least size of a filesystem that is of use, known before anything is touched.
 pub(crate) fn smallest(kind: FilesystemKind) -> ByteSize {
     match kind {

@@ -5,6 +5,9 @@ use std::ffi::OsString;
 use super::{FilesystemKind, btrfs, ext4, xfs};
 use crate::size::ByteSize;
 
+/// Inodes that an image's entries leave to the filesystem itself.
+const SPARE_INODES: u64 = 64;
+
 /// How a filesystem is made: its kind, a label, the form of another one, and options of the user's own.
 ///
 /// ```
@@ -72,6 +75,16 @@ impl Recipe {
     pub(crate) fn with_inodes(mut self, at_least: u64) -> Self {
         self.inodes = self.inodes.max(at_least);
         self
+    }
+
+    /// The same, with as many inodes as an image of so many entries needs on a device of this size.
+    #[must_use]
+    pub(crate) fn with_room_for(self, entries: Option<u64>, size: ByteSize) -> Self {
+        let needed = entries.map(|entries| entries.saturating_add(SPARE_INODES));
+        match (needed, self.inodes(size)) {
+            (Some(needed), Some(planned)) if needed > planned => self.with_inodes(needed),
+            _ => self,
+        }
     }
 
     /// How many inodes a filesystem on a device of this size gets, or a little less; `None` where there is no limit.

@@ -11,7 +11,7 @@ use super::watch::Watch;
 use super::{Lies, LvmVolume, MADE, Role, Staging, command};
 use super::{bases, note};
 use crate::error::{Error, ErrorKind, Result, Space};
-use crate::filesystem::{CloneSize, Device, FilesystemKind, Recipe, Staged, Start, Storage, smallest};
+use crate::filesystem::{self, CloneSize, Device, FilesystemKind, Recipe, Staged, Start, Storage, smallest};
 use crate::progress::{CancelToken, Wait};
 use crate::record::ImageRecord;
 use crate::size::ByteSize;
@@ -19,8 +19,6 @@ use crate::sys::zero;
 use crate::volume::{RootMetadata, Slot, StageSpec, VolumeId, Warning};
 
 const OPERATION: &str = "stage a root";
-/// Inodes that an image's entries leave to the filesystem itself.
-const SPARE_INODES: u64 = 64;
 /// How long zeroing may take, and what a device writes in a second at least.
 const ZEROING_LIMIT: Duration = Duration::from_secs(60);
 const SLOWEST_ZEROING: u64 = 4 << 20;
@@ -239,16 +237,7 @@ impl LvmVolume {
             None => device.probe().map_err(|error| self.add_volume(error))?.map(|found| found.kind),
         };
         let own = self.recipe.as_ref().map(Recipe::kind).or(self.captured.as_ref().and_then(|captured| captured.kind));
-        match (found, own) {
-            (Some(found), None) => Ok(found),
-            (Some(found), Some(own)) if found == own => Ok(found),
-            (found, own) => {
-                let name = |kind: Option<FilesystemKind>| kind.map_or_else(|| "no filesystem".to_owned(), |kind| kind.to_string());
-                let why = format!("the base holds {}, and the volume {}", name(found), name(own));
-                let error = Error::new(ErrorKind::Unsupported, OPERATION, why);
-                Err(self.add_volume(error).with_remedy("make a base with the volume's filesystem, or rebuild from the image"))
-            }
-        }
+        filesystem::kind_of_clone(found, own, OPERATION).map_err(|error| self.add_volume(error))
     }
 
     /// How the filesystem of a new root is made: with as many inodes as the image has entries.
@@ -256,11 +245,7 @@ impl LvmVolume {
         self.keep_recipe(OPERATION)?;
         let kept = self.captured.as_ref().and_then(|captured| captured.recipe.as_ref());
         let recipe = self.recipe.as_ref().or(kept).cloned().unwrap_or_else(|| Recipe::new(FilesystemKind::Ext4));
-        let needed = spec.entries.map(|entries| entries.saturating_add(SPARE_INODES));
-        Ok(match (needed, recipe.inodes(size)) {
-            (Some(needed), Some(planned)) if needed > planned => recipe.with_inodes(needed),
-            _ => recipe,
-        })
+        Ok(recipe.with_room_for(spec.entries, size))
     }
 
     /// Finds out how the live root's filesystem was made, if that is how the new one is to be made.
