@@ -8,6 +8,9 @@ use crate::error::{Error, ErrorKind};
 
 /// How many digits of the digest of the options are in a name.
 const VARIANT: usize = 16;
+/// How many digits of an image's digest are in a name that is shortened.
+#[cfg(any(feature = "ceph", feature = "lvm"))]
+const SHORT: usize = 32;
 
 /// The name of a base: the digest of its image, as 64 hexadecimal digits, and, where it was not unpacked by the default options, a hyphen
 /// and 16 digits that stand for those.
@@ -30,6 +33,14 @@ impl BaseName {
     pub(crate) fn with_variant(mut self, digest: Sha256) -> Self {
         self.variant = digest.as_bytes().first_chunk().copied();
         self
+    }
+
+    /// The same with fewer digits, for where names have little room.
+    #[cfg(any(feature = "ceph", feature = "lvm"))]
+    pub(crate) fn shortened(&self) -> String {
+        let (image, whole) = (self.image.to_string(), self.to_string());
+        let variant = whole.strip_prefix(&image).unwrap_or_default();
+        format!("{}{variant}", image.get(..SHORT).unwrap_or(&image))
     }
 
     /// The digest of its image.
@@ -86,6 +97,11 @@ mod tests {
         let image = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         for good in [image.to_owned(), format!("{image}-00112233445566ff")] {
             assert_eq!(good.parse::<BaseName>().unwrap().to_string(), good);
+        }
+        #[cfg(any(feature = "ceph", feature = "lvm"))]
+        for variant in ["", "-00112233445566ff"] {
+            let name: BaseName = format!("{image}{variant}").parse().unwrap();
+            assert_eq!(name.shortened(), format!("e3b0c44298fc1c149afbf4c8996fb924{variant}"));
         }
         let upper = image.to_uppercase();
         let more = ["", "x", &image[1..], &upper, "..", "sha256:", "-"].map(str::to_owned);

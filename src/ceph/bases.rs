@@ -23,8 +23,6 @@ pub(super) const SNAPSHOT: &str = "reroot";
 
 /// What the images of bases begin with.
 const PREFIX: &str = "reroot-base-";
-/// How many digits of an image's digest are in the name of a base.
-const DIGITS: usize = 32;
 /// A base is not marked again within this time.
 const OFTEN: Duration = Duration::from_secs(3600);
 
@@ -136,13 +134,7 @@ impl CephBases {
     }
 
     fn image_name(&self, name: &BaseName) -> Result<ImageName> {
-        let text = name.to_string();
-        let (image, variant) = text.split_once('-').map_or((text.as_str(), None), |(image, variant)| (image, Some(variant)));
-        let mut short = format!("{}{}", self.prefix(), image.get(..DIGITS).unwrap_or(image));
-        if let Some(variant) = variant {
-            short.push('-');
-            short.push_str(variant);
-        }
+        let short = format!("{}{}", self.prefix(), name.shortened());
         ImageName::at(&self.place, &short).map_err(|error| self.add_pool(error))
     }
 

@@ -23,8 +23,6 @@ const PREFIX: &str = "reroot-base-";
 const NAMED: &str = "reroot-base=";
 /// The tag that tells when it was used last, in seconds since 1970.
 const USED: &str = "reroot-used=";
-/// How many digits of an image's digest are in a logical volume's name, and how many of the variant.
-const DIGITS: usize = 32;
 /// A base is not marked again within this time: it would cost a command with every rebuild.
 const OFTEN: Duration = Duration::from_secs(3600);
 
@@ -125,13 +123,7 @@ impl LvmBases {
     }
 
     fn volume_name(&self, name: &BaseName) -> Result<LogicalVolumeName> {
-        let text = name.to_string();
-        let (image, variant) = text.split_once('-').map_or((text.as_str(), None), |(image, variant)| (image, Some(variant)));
-        let mut short = format!("{}{}", self.prefix(), image.get(..DIGITS).unwrap_or(image));
-        if let Some(variant) = variant {
-            short.push('-');
-            short.push_str(variant);
-        }
+        let short = format!("{}{}", self.prefix(), name.shortened());
         format!("{}/{short}", self.group).parse().map_err(|error| self.add_pool(error))
     }
 
